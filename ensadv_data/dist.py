@@ -1,0 +1,39 @@
+"""Where this process stands among its peers: rank, world size, and the cores that it may use.
+
+The plan of a step takes both as parameters, so that the same training code runs alone and in a group.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch.distributed
+
+from ensadv_data.errors import QuantityError
+
+__all__ = ["Place", "available_cores", "current_place"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Rank of this process, 0 ≤ rank < world size."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise QuantityError(f"expected 0 ≤ rank < world size, got rank {self.rank} of {self.world_size}")
+
+
+def current_place() -> Place:
+    """The place that torch.distributed gives this process; alone where no group was started."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return Place(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    return Place()
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

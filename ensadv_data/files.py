@@ -1,0 +1,91 @@
+"""Files that are either whole or absent: temp → fsync → rename, with errors a user can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ensadv_data.errors import OutputError
+
+__all__ = ["naming_trouble", "sha256_of_file", "write_atomic"]
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
+    errno.EFBIG: "the file would pass the size limit in force; raise it and run the same command again",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "this user may not write there; choose another folder or change its permissions",
+    errno.EPERM: "this user may not write there; choose another folder or change its permissions",
+    errno.ENOTDIR: "a part of the path is a file; choose another folder",
+    errno.EEXIST: "a file of that name is in the way; choose another folder",
+    errno.EISDIR: "a folder of that name is in the way; choose another name",
+}
+
+
+@contextlib.contextmanager
+def naming_trouble(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write ``path`` into an :class:`OutputError`.
+
+    Raises
+    ------
+    OutputError
+        On a full disk, a read-only folder, a missing permission, or a file in the way.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0)
+        if remedy is None:
+            raise
+        raise OutputError(f"cannot write {path}: {os.strerror(error.errno or 0)}; {remedy}") from error
+
+
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
+    """Write ``data`` to ``path`` so that the name never holds a part of it.
+
+    Raises
+    ------
+    OutputError
+        When the folder cannot be written; no temporary file is left then.
+    """
+    with naming_trouble(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".partial-", suffix="-" + path.name[-80:], dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+        _sync_folder(path.parent)
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file, as lower-case hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is durable only once its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

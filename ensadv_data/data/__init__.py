@@ -1,0 +1,14 @@
+"""The data sets: opened by name, checked byte by byte, fetched from mirrors (:mod:`.fetch`)."""
+
+from __future__ import annotations
+
+from ensadv_data.data.dataset import (
+    DATASETS,
+    ArrayDataset,
+    Dataset,
+    digest_examples,
+    digest_of,
+    open_dataset,
+)
+
+__all__ = ["DATASETS", "ArrayDataset", "Dataset", "digest_examples", "digest_of", "open_dataset"]

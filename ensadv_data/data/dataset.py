@@ -1,0 +1,367 @@
+"""Data sets: what every one of them offers, one that lives in memory, and how one is opened by name.
+
+Two digests tie a perturbation to the pixels that it was made for. An example's digest is the first 8 bytes,
+read as a little-endian uint64, of the SHA-256 over::
+
+    C (uint32, little-endian) | H (uint32) | W (uint32) | C·H·W bytes: the pixels of one image in C order
+    4 bytes                   | 4 bytes    | 4 bytes    | e.g. 784 bytes
+
+A data set's digest is the SHA-256 (hexadecimal) over the example digests of the whole split, in order, as
+little-endian uint64::
+
+    digest of example 0 (8 bytes) | digest of example 1 (8 bytes) | …
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from ensadv_data.data.fetch import HOME_VARIABLE, cache_home
+from ensadv_data.data.idx import (
+    EMBEDDED,
+    SOURCES,
+    SPLITS,
+    Source,
+    find_file,
+    parse_images,
+    parse_labels,
+    read_known,
+    split_files,
+    verify_content,
+)
+from ensadv_data.errors import DataError, InputError, QuantityError, UnknownNameError
+
+__all__ = ["DATASETS", "ArrayDataset", "Dataset", "digest_examples", "digest_of", "open_dataset"]
+
+DATASETS: tuple[str, ...] = ("mnist-mini", "mnist", "fashion-mnist")
+"""The names that :func:`open_dataset` knows."""
+
+# Where packages of an operating system put data sets, e.g. Debian's dataset-fashion-mnist.
+SYSTEM_HOMES: tuple[Path, ...] = (Path("/usr/share/datasets"), Path("/usr/local/share/datasets"))
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Images of one split with their true labels, addressed by index.
+
+    Attributes
+    ----------
+    name, split
+        Which data set, and ``"train"`` or ``"test"``.
+    shape
+        (C, H, W) of every image.
+    classes
+        Number of classes; labels are in [0, classes).
+    digest
+        SHA-256 over the example digests of the whole split, hexadecimal. A limit does not change it: it says
+        which data set this is, and an index means the same image with a limit and without.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def split(self) -> str: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int, int, int]: ...  # noqa: D102
+    @property
+    def classes(self) -> int: ...  # noqa: D102
+    @property
+    def digest(self) -> str: ...  # noqa: D102
+
+    def __len__(self) -> int:
+        """Number of examples, N."""
+        ...
+
+    def read(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Copy the examples at ``indices`` (in [0, N), any order, repeats allowed).
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            Images, uint8 (B, C, H, W), and true labels, int64 (B,).
+
+        Raises
+        ------
+        QuantityError
+            When an index is outside [0, N).
+        InputError
+            When ``indices`` is not a one-dimensional array of integers.
+        """
+        ...
+
+    def example_digests(self) -> npt.NDArray[np.uint64]:
+        """Digest of every example, uint64 (N,), read-only; computed once."""
+        ...
+
+
+def digest_examples(images_NCHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Digest of every image; the bytes are drawn at the top of this module.
+
+    Parameters
+    ----------
+    images_NCHW
+        uint8 (N, C, H, W), any memory layout.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint64 (N,).
+
+    Raises
+    ------
+    InputError
+        When the images are not uint8 of four dimensions.
+    """
+    _require_images(images_NCHW)
+    base = hashlib.sha256(struct.pack("<3I", *images_NCHW.shape[1:]))
+    digests = np.empty(len(images_NCHW), np.uint64)
+    for index, image_CHW in enumerate(images_NCHW):
+        one = base.copy()
+        one.update(image_CHW.tobytes())  # C order, whatever the memory layout
+        digests[index] = int.from_bytes(one.digest()[:8], "little")
+    return digests
+
+
+def digest_of(example_digests: npt.NDArray[np.uint64]) -> str:
+    """Hexadecimal SHA-256 over example digests, uint64 (N,), written as little-endian uint64.
+
+    Raises
+    ------
+    InputError
+        When they are not uint64 of one dimension.
+    """
+    if example_digests.dtype != np.uint64 or example_digests.ndim != 1:
+        raise InputError(
+            f"expected uint64 example digests of shape (N,), got {example_digests.dtype} of shape "
+            f"{example_digests.shape}; pass what digest_examples returns"
+        )
+    return hashlib.sha256(example_digests.astype("<u8").tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayDataset:
+    """A :class:`Dataset` whose images are in memory.
+
+    Parameters
+    ----------
+    images_NCHW
+        uint8 (N, C, H, W) of the whole split; not copied, so leave it unchanged.
+    labels_N
+        int64 (N,), in [0, classes).
+    name, split, classes
+        See :class:`Dataset`.
+    limit
+        Offer the first ``limit`` examples only.
+
+    Raises
+    ------
+    InputError
+        When the arrays do not fit this description or each other.
+    UnknownNameError
+        When ``split`` is neither ``"train"`` nor ``"test"``.
+    QuantityError
+        When ``limit`` is outside [1, N], or ``classes`` is below 1.
+    """
+
+    images_NCHW: npt.NDArray[np.uint8] = field(repr=False)
+    labels_N: npt.NDArray[np.int64] = field(repr=False)
+    name: str = field(kw_only=True)
+    split: str = field(kw_only=True)
+    classes: int = field(kw_only=True)
+    limit: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that cannot be a data set."""
+        _require_images(self.images_NCHW)
+        count = len(self.images_NCHW)
+        if self.split not in SPLITS:
+            raise UnknownNameError("split", self.split, SPLITS)
+        if self.classes < 1:
+            raise QuantityError(f"expected at least 1 class, got {self.classes}; pass the number of classes")
+        if self.labels_N.dtype != np.int64 or self.labels_N.shape != (count,) or count == 0:
+            raise InputError(
+                f"expected int64 labels of shape ({count},), one for each of at least 1 image, got "
+                f"{self.labels_N.dtype} of shape {self.labels_N.shape}; do images and labels belong together?"
+            )
+        lowest, highest = int(self.labels_N.min()), int(self.labels_N.max())
+        if lowest < 0 or highest >= self.classes:
+            raise InputError(
+                f"expected labels in [0, {self.classes}), got labels from {lowest} to {highest}; "
+                "is the number of classes right?"
+            )
+        if self.limit is not None and not 1 <= self.limit <= count:
+            raise QuantityError(
+                f"expected a limit from 1 to {count}, the examples of {self.name}'s split {self.split!r}, "
+                f"got {self.limit}; choose another limit, or leave it out for all of them"
+            )
+
+    def __len__(self) -> int:
+        """Number of examples offered, N."""
+        return len(self.images_NCHW) if self.limit is None else self.limit
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        _, channels, height, width = self.images_NCHW.shape
+        return channels, height, width
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the example digests of the whole split, whatever the limit."""
+        return digest_of(self._whole_digests)
+
+    @cached_property
+    def _whole_digests(self) -> npt.NDArray[np.uint64]:
+        digests = digest_examples(self.images_NCHW)
+        digests.flags.writeable = False
+        return digests
+
+    def read(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Copy the examples at ``indices``; see :meth:`Dataset.read`."""
+        rows = np.asarray(indices)
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise InputError(
+                f"expected integer indices of shape (B,), got {rows.dtype} of shape {rows.shape}; "
+                "pass integers in one dimension, for example numpy.arange(8)"
+            )
+        outside = (rows < 0) | (rows >= len(self))
+        if outside.any():
+            raise QuantityError(
+                f"expected indices from 0 to {len(self) - 1} ({self.name}, split {self.split!r}), "
+                f"got {int(rows[outside][0])}; was this made for another data set or limit?"
+            )
+        return self.images_NCHW[rows], self.labels_N[rows]
+
+    def example_digests(self) -> npt.NDArray[np.uint64]:
+        """Digest of every example offered, uint64 (N,), read-only; computed once."""
+        return self._whole_digests[: len(self)]
+
+
+def _require_images(images_NCHW: npt.NDArray[np.uint8]) -> None:
+    if images_NCHW.dtype != np.uint8 or images_NCHW.ndim != 4:
+        raise InputError(
+            f"expected uint8 images of shape (N, C, H, W), got {images_NCHW.dtype} of shape "
+            f"{images_NCHW.shape}; pixels are stored as bytes from 0 to 255, channels first"
+        )
+
+
+def open_dataset(
+    name: str,
+    split: str,
+    *,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+) -> ArrayDataset:
+    """Open a data set by name; every byte of it is checked against a known SHA-256 first.
+
+    ``mnist-mini`` is inside the package. The files of the others are looked for in ``data_dir/NAME`` and
+    ``data_dir``, in ``$ENSADV_DATA_HOME/NAME`` and ``$ENSADV_DATA_HOME``, in the system's folders for data
+    sets, and in the cache that ``ensadv-data fetch`` fills. The first folder with both files of the split
+    is used.
+
+    Parameters
+    ----------
+    name
+        One of :data:`DATASETS`.
+    split
+        ``"train"`` or ``"test"``.
+    data_dir
+        A folder to look in first.
+    limit
+        Offer the first ``limit`` examples only, from 1 to the size of the split.
+
+    Returns
+    -------
+    ArrayDataset
+        uint8 images (N, 1, 28, 28) and int64 labels.
+
+    Raises
+    ------
+    UnknownNameError
+        When there is no such data set or split.
+    QuantityError
+        When ``limit`` is outside its range.
+    DataError
+        When a file is missing, truncated, renamed or wrong.
+    """
+    if name not in DATASETS:
+        raise UnknownNameError("data set", name, DATASETS)
+    if split not in SPLITS:
+        raise UnknownNameError("split", split, SPLITS)
+    source = SOURCES[name]
+    read = _read_embedded if name == EMBEDDED else _read_found
+    images, labels = read(source, split, data_dir)
+    return ArrayDataset(
+        parse_images(images, name=f"{name}'s {split} images"),
+        parse_labels(labels, name=f"{name}'s {split} labels"),
+        name=name,
+        split=split,
+        classes=source.classes,
+        limit=limit,
+    )
+
+
+def _read_embedded(source: Source, split: str, _: Path | None) -> tuple[bytes, bytes]:
+    folder = resources.files("ensadv_data.data").joinpath(source.name)
+    images_file, labels_file = split_files(split)
+
+    def content_of(file: str) -> bytes:
+        path = folder.joinpath(f"{file}.gz")
+        try:
+            return verify_content(path.read_bytes(), source=source, file=file)
+        except OSError as error:
+            raise DataError(
+                f"{path}: expected a file of the package, got: {error.strerror}; reinstall ensadv-data"
+            ) from error
+        except ValueError as error:
+            raise DataError(f"{path}: {error}; reinstall ensadv-data") from error
+
+    return content_of(images_file), content_of(labels_file)
+
+
+def _read_found(source: Source, split: str, data_dir: Path | None) -> tuple[bytes, bytes]:
+    images_path, labels_path = _find_split(source.name, split, data_dir)
+    images_file, labels_file = split_files(split)
+    remedy = f"move that file away and run `ensadv-data fetch {source.name}`"
+    return (
+        read_known(images_path, source=source, file=images_file, remedy=remedy),
+        read_known(labels_path, source=source, file=labels_file, remedy=remedy),
+    )
+
+
+def _find_split(name: str, split: str, data_dir: Path | None) -> tuple[Path, Path]:
+    images_file, labels_file = split_files(split)
+    looked: list[str] = []
+    for folder in _folders(name, data_dir):
+        images_path, labels_path = find_file(folder, images_file), find_file(folder, labels_file)
+        if images_path and labels_path:
+            return images_path, labels_path
+        alone = images_path or labels_path
+        looked.append(f"{folder} (only {alone.name})" if alone else str(folder))
+    raise DataError(
+        f"data set {name!r}, split {split!r}: expected {images_file} and {labels_file} (raw or .gz) in one "
+        f"folder, got none among {', '.join(looked)}; run `ensadv-data fetch {name}`, or name the folder "
+        f"that holds them as the data folder or in ${HOME_VARIABLE}"
+    )
+
+
+def _folders(name: str, data_dir: Path | None) -> Iterator[Path]:
+    """Where to look, in order; a folder named after the data set goes before the one that holds it."""
+    homes = [str(data_dir) if data_dir is not None else "", os.environ.get(HOME_VARIABLE, "")]
+    for home in (Path(text).expanduser() for text in homes if text):
+        yield home / name
+        yield home
+    for home in SYSTEM_HOMES:
+        yield home / name
+    yield cache_home() / name

@@ -1,0 +1,95 @@
+"""Gradients of a loss with respect to the image, from a model that is left as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ensadv_data.attacks.loss import LOSSES, checked_logits
+
+__all__ = ["input_gradient", "input_gradients", "least_likely_label", "predicted_label", "steady"]
+
+
+@contextmanager
+def steady(model: nn.Module, *, dropout: bool = False) -> Iterator[None]:
+    """Evaluation mode inside, the model's own modes afterwards.
+
+    With ``dropout``, dropout layers are active; batch normalisation always uses its stored statistics and
+    so never changes them.
+    """
+    before = {module: module.training for module in model.modules()}
+    try:
+        for module in before:
+            active = dropout and isinstance(module, nn.modules.dropout._DropoutNd)
+            if module.training != active:
+                module.training = active
+        yield
+    finally:
+        for module, training in before.items():
+            if module.training != training:
+                module.training = training
+
+
+def input_gradients(
+    model: nn.Module, x_NCHW: Tensor, labels: list[Tensor], *, losses: list[str], dropout: bool = False
+) -> list[Tensor]:
+    """Gradients of several losses from one forward pass, each at the same ``x_NCHW``.
+
+    Parameters
+    ----------
+    model
+        From images in [0, 1] to logits (N, K). Its parameters get no gradient.
+    x_NCHW
+        Floating point images in [0, 1], shape (N, C, H, W).
+    labels
+        For each gradient, int64 labels of shape (N,).
+    losses
+        For each gradient, a name in :data:`~ensadv_data.attacks.loss.LOSSES`.
+    dropout
+        Whether dropout layers are active.
+
+    Returns
+    -------
+    list of Tensor
+        Gradients of the shape and dtype of ``x_NCHW``.
+
+    Raises
+    ------
+    ModelError
+        The model's output is not (N, K).
+    """
+    with steady(model, dropout=dropout), torch.enable_grad():
+        x = x_NCHW.detach().requires_grad_(True)
+        logits = checked_logits(model(x), n=len(x))
+        gradients = []
+        for i, (label_N, loss) in enumerate(zip(labels, losses, strict=True)):
+            total = LOSSES[loss](logits, label_N).sum()
+            gradients.append(torch.autograd.grad(total, x, retain_graph=i + 1 < len(labels))[0])
+    return gradients
+
+
+def input_gradient(
+    model: nn.Module, x_NCHW: Tensor, label_N: Tensor, *, loss: str = "margin", dropout: bool = False
+) -> Tensor:
+    """The gradient ∇ₓL(h(x), y); see :func:`input_gradients`."""
+    return input_gradients(model, x_NCHW, [label_N], losses=[loss], dropout=dropout)[0]
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, x_NCHW: Tensor) -> Tensor:
+    """Logits in evaluation mode, shape (N, K)."""
+    with steady(model):
+        return checked_logits(model(x_NCHW), n=len(x_NCHW))
+
+
+def predicted_label(model: nn.Module, x_NCHW: Tensor) -> Tensor:
+    """The argmax of h(x) in evaluation mode, int64 (N,): the label that avoids label leaking (App. C.2)."""
+    return logits_of(model, x_NCHW).argmax(dim=1)
+
+
+def least_likely_label(model: nn.Module, x_NCHW: Tensor) -> Tensor:
+    """y_LL = argmin h(x) in evaluation mode, int64 (N,) (Section 3.2)."""
+    return logits_of(model, x_NCHW).argmin(dim=1)

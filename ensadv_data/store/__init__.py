@@ -1,0 +1,9 @@
+"""The store: packed perturbations of every training image as plain Zarr v3 arrays (docs/format.md)."""
+
+from __future__ import annotations
+
+from ensadv_data.store.layout import FORMAT_VERSION, Entry, Header, Planes, block_size
+from ensadv_data.store.reader import Store, open_store
+from ensadv_data.store.writer import StoreWriter
+
+__all__ = ["FORMAT_VERSION", "Entry", "Header", "Planes", "Store", "StoreWriter", "block_size", "open_store"]

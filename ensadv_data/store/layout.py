@@ -1,0 +1,166 @@
+"""The store, format version 1: packed perturbations of every training image, as plain Zarr v3 arrays.
+
+    STORE/
+      zarr.json                          group; attributes: format, version, data, shape, n, block, draws, …
+      manifest.json                      written last: the store is complete
+      example_digest/c/B                 uint64 (N,)   which image each row belongs to
+      SOURCE/ATTACK/direction/c/K/B/0    one block of one draw: S rows of ⌈D/8⌉ bytes, then 4 bytes of crc32c
+      SOURCE/ATTACK/nonzero/c/K/B/0      the same rows, zstd; the array exists only where a zero does
+      SOURCE/ATTACK/delta/c/K/B/0        S rows of D bytes int8, then 4 bytes of crc32c
+      SOURCE/ATTACK/label/c/B            int32 (N,)    the label that the attack used
+      progress/block-NNNNNN.json         done records of an unfinished store
+
+Row i of block b is example b·S + i; the last block is padded with zeros to S rows. A chunk is written whole,
+once, by one task, and has its name only when all of it is on the disk. docs/format.md draws the bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ensadv_data.codec import row_bytes
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "Entry",
+    "Header",
+    "Planes",
+    "block_size",
+    "layout",
+    "root_attributes",
+    "shortened",
+]
+
+FORMAT = "ensadv-data"
+FORMAT_VERSION = 1
+_BLOCK_BYTES = 32 * 2**20
+
+U8 = npt.NDArray[np.uint8]
+
+
+def block_size(n: int, d: int) -> int:
+    """S, the examples of a block: a function of N and D alone, so that equal work gives equal bytes.
+
+    About 32 MiB of directions a block and at least 16 blocks, spread evenly so that padding stays below one
+    row a block.
+    """
+    blocks = min(n, max(16, -(-n * row_bytes(d) // _BLOCK_BYTES)))
+    return -(-n // blocks)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What all arrays of a store share; the attributes of its root group."""
+
+    data: str
+    split: str
+    data_digest: str
+    shape: tuple[int, int, int]
+    classes: int
+    n: int
+    draws: int
+    groups: tuple[str, ...]  # SOURCE/ATTACK of every entry
+    plan: Mapping[str, Any]  # how the perturbations were made: sources, attacks, mode, seed, precision, …
+
+    @property
+    def d(self) -> int:
+        """Values in an image, C·H·W."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    @property
+    def block(self) -> int:
+        """Examples in a block."""
+        return block_size(self.n, self.d)
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.n // self.block)
+
+    def attributes(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "data": self.data,
+            "split": self.split,
+            "data_digest": self.data_digest,
+            "shape": list(self.shape),
+            "classes": self.classes,
+            "n": self.n,
+            "block": self.block,
+            "draws": self.draws,
+            "groups": list(self.groups),
+            "plan": json.loads(json.dumps(self.plan)),
+        }
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One source under one attack; the attributes of its group."""
+
+    source: str
+    attack: str
+    kind: str  # sign, rsign or delta
+    epsilon: float | None  # the radius that a delta is tied to
+    alpha: float | None  # the random step that an rsign is tied to
+    seed: int  # names the random signs of an rsign
+    source_digest: str
+    architecture: str
+    loss: str
+
+    @property
+    def key(self) -> str:
+        """Path of the group in the store."""
+        return f"{self.source}/{self.attack}"
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Packed rows of one entry: directions with an optional mask, or deltas.
+
+    Shapes (K, n, ⌈D/8⌉) for a block that is written, (B, ⌈D/8⌉) for rows that were gathered; D instead of
+    ⌈D/8⌉ for deltas.
+    """
+
+    direction: U8 | None = None
+    nonzero: U8 | None = None
+    delta: npt.NDArray[np.int8] | None = None
+    label: npt.NDArray[np.int32] | None = None
+
+
+def layout(name: str, header: Header) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of an array of that name."""
+    k, n, d = header.draws, header.n, header.d
+    layouts: dict[str, tuple[tuple[int, ...], str]] = {
+        "direction": ((k, n, row_bytes(d)), "uint8"),
+        "nonzero": ((k, n, row_bytes(d)), "uint8"),
+        "delta": ((k, n, d), "int8"),
+        "label": ((n,), "int32"),
+        "example_digest": ((n,), "uint64"),
+    }
+    return layouts[name]
+
+
+def root_attributes(path: Path) -> dict[str, Any] | None:
+    """Attributes of the Zarr v3 group at ``path``; None where there is none."""
+    try:
+        node = json.loads((path / "zarr.json").read_bytes())
+        attributes = node["attributes"] if node["zarr_format"] == 3 and node["node_type"] == "group" else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return attributes if isinstance(attributes, dict) else None
+
+
+def shortened(value: Any) -> str:
+    """As JSON for a message, at most 120 characters."""
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 120 else text[:117] + "…"

@@ -1,0 +1,237 @@
+"""Reading a complete store: chunks are memory-mapped, and checked the first time that each is used."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from ensadv_data.codec import row_bytes, zstd_decode
+from ensadv_data.errors import ChunkError, InputError, IntegrityError, UnknownNameError
+from ensadv_data.store.layout import FORMAT, FORMAT_VERSION, Entry, Header, Planes, layout, root_attributes
+
+__all__ = ["Store", "open_store"]
+
+_MASK_CACHE_BYTES = 2**30
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+
+
+class Store:
+    """A complete store, for reading. Chunks are memory-mapped, and checked the first time each is used."""
+
+    def __init__(self, path: Path, header: Header, entries: tuple[Entry, ...], masked: frozenset[str]) -> None:
+        self.path, self.header, self.entries = path, header, entries
+        self._masked = masked  # keys of the entries that have a mask
+        self._maps: dict[str, npt.NDArray[Any]] = {}
+        self._masks: OrderedDict[str, U8] = OrderedDict()
+
+    def entry(self, key: str) -> Entry:
+        """The entry of that SOURCE/ATTACK.
+
+        Raises
+        ------
+        UnknownNameError
+            There is none; the message lists those that exist.
+        """
+        for entry in self.entries:
+            if entry.key == key:
+                return entry
+        raise UnknownNameError(f"source/attack in {self.path}", key, [entry.key for entry in self.entries])
+
+    def has_mask(self, entry: Entry) -> bool:
+        """Whether any value of the entry is zero."""
+        return entry.key in self._masked
+
+    def gather(self, entry: Entry, draws_B: I64, rows_B: I64) -> Planes:
+        """Rows of one entry, in the order asked for.
+
+        Parameters
+        ----------
+        draws_B, rows_B
+            int64 of shape (B,): draw and example of each row.
+
+        Returns
+        -------
+        Planes
+            Packed rows of shape (B, ⌈D/8⌉), or int8 (B, D) for deltas.
+
+        Raises
+        ------
+        InputError
+            An example or a draw is out of range.
+        ChunkError
+            A chunk is missing, truncated or corrupted.
+        """
+        if len(rows_B) and not (rows_B.min() >= 0 and rows_B.max() < self.header.n):
+            raise InputError(f"expected examples in 0 … {self.header.n - 1}, got {rows_B.min()} … {rows_B.max()}")
+        if len(draws_B) and not (draws_B.min() >= 0 and draws_B.max() < self.header.draws):
+            raise InputError(f"expected draws in 0 … {self.header.draws - 1}, got {draws_B.min()} … {draws_B.max()}")
+        if entry.kind == "delta":
+            return Planes(delta=self._rows(entry, "delta", draws_B, rows_B).view(np.int8))
+        direction = self._rows(entry, "direction", draws_B, rows_B)
+        nonzero = self._rows(entry, "nonzero", draws_B, rows_B) if self.has_mask(entry) else None
+        return Planes(direction=direction, nonzero=nonzero)
+
+    def example_digests(self) -> U64:
+        """uint64 digests of all examples, shape (N,)."""
+        parts = [self._plain(f"example_digest/c/{block}", 8).view("<u8") for block in range(self.header.blocks)]
+        return np.concatenate(parts).ravel()[: self.header.n].astype(np.uint64, copy=False)
+
+    def labels(self, entry: Entry) -> npt.NDArray[np.int32]:
+        """int32 labels that the attack used, shape (N,)."""
+        parts = [self._plain(f"{entry.key}/label/c/{block}", 4).view("<i4") for block in range(self.header.blocks)]
+        return np.concatenate(parts).ravel()[: self.header.n].astype(np.int32, copy=False)
+
+    def object_sizes(self, entry: Entry) -> dict[str, int]:
+        """Bytes on disk of each array of an entry.
+
+        Raises
+        ------
+        ChunkError
+            A chunk is missing.
+        """
+        names = ["label", *(["delta"] if entry.kind == "delta" else ["direction"])]
+        names += ["nonzero"] if self.has_mask(entry) else []
+        return {name: sum(self._size(key) for key in self._chunk_keys(entry, name)) for name in names}
+
+    def _chunk_keys(self, entry: Entry, name: str) -> Iterator[str]:
+        for block in range(self.header.blocks):
+            if name == "label":
+                yield f"{entry.key}/label/c/{block}"
+                continue
+            for k in range(self.header.draws):
+                yield f"{entry.key}/{name}/c/{k}/{block}/0"
+
+    def _rows(self, entry: Entry, name: str, draws_B: I64, rows_B: I64) -> U8:
+        header = self.header
+        width = header.d if name == "delta" else row_bytes(header.d)
+        out = np.empty((len(rows_B), width), np.uint8)
+        chunk_B = draws_B * header.blocks + rows_B // header.block
+        order = np.argsort(chunk_B, kind="stable")
+        cuts = np.flatnonzero(np.diff(chunk_B[order])) + 1
+        for members in np.split(order, cuts) if len(order) else []:
+            draw, block = divmod(int(chunk_B[members[0]]), header.blocks)
+            key = f"{entry.key}/{name}/c/{draw}/{block}/0"
+            chunk = self._mask(key, width) if name == "nonzero" else self._plain(key, width)
+            out[members] = chunk[rows_B[members] - block * header.block]
+        return out
+
+    def _plain(self, key: str, width: int) -> U8:
+        """One chunk as uint8 (S, width), memory-mapped; its size and checksum are checked on first use."""
+        if key not in self._maps:
+            expected = self.header.block * width
+            if self._size(key) != expected + 4:
+                raise ChunkError(
+                    f"{self.path / key}: expected {expected + 4} bytes, found {self._size(key)}; "
+                    "the chunk is truncated: copy the store again, or make it again with precompute"
+                )
+            mapped = np.memmap(self.path / key, np.uint8, mode="r")
+            if int(google_crc32c.value(mapped[:expected])) != int.from_bytes(mapped[expected:].tobytes(), "little"):
+                raise ChunkError(
+                    f"{self.path / key}: the checksum does not match; the chunk is corrupted: copy the store again"
+                )
+            self._maps[key] = mapped[:expected].reshape(self.header.block, width)
+        return self._maps[key]
+
+    def _mask(self, key: str, width: int) -> U8:
+        """One decompressed chunk of a mask, kept while there is room."""
+        if key not in self._masks:
+            self._size(key)
+            try:
+                plane = zstd_decode((self.path / key).read_bytes(), size=self.header.block * width)
+            except ChunkError as error:
+                raise ChunkError(f"{self.path / key}: {error}; the chunk is corrupted: copy the store again") from None
+            self._masks[key] = plane.reshape(self.header.block, width)
+            while len(self._masks) > 1 and sum(mask.nbytes for mask in self._masks.values()) > _MASK_CACHE_BYTES:
+                self._masks.popitem(last=False)
+        self._masks.move_to_end(key)
+        return self._masks[key]
+
+    def _size(self, key: str) -> int:
+        try:
+            return (self.path / key).stat().st_size
+        except OSError:
+            raise ChunkError(
+                f"{self.path / key}: the chunk is missing; copy the store again, or make it again with precompute"
+            ) from None
+
+
+def open_store(path: Path | str) -> Store:
+    """Open a complete store for reading.
+
+    Raises
+    ------
+    InputError
+        There is no store, it is unfinished, or its format is not one that this version reads.
+    ChunkError
+        An array is missing.
+    """
+    path = Path(path)
+    attributes = root_attributes(path)
+    if attributes is None or attributes.get("format") != FORMAT:
+        raise InputError(f"expected a store at {path}, found none; make one with: ensadv-data precompute --out {path}")
+    if attributes.get("version") != FORMAT_VERSION:
+        raise InputError(f"{path}: expected format version {FORMAT_VERSION}, found {attributes.get('version')}")
+    if not (path / "manifest.json").is_file():
+        done = len(list((path / "progress").glob("block-*.json")))
+        raise InputError(f"{path}: the store is unfinished ({done} blocks done); run the same precompute command again")
+    try:
+        header = Header(
+            data=attributes["data"],
+            split=attributes["split"],
+            data_digest=attributes["data_digest"],
+            shape=tuple(attributes["shape"]),
+            classes=attributes["classes"],
+            n=attributes["n"],
+            draws=attributes["draws"],
+            groups=tuple(attributes["groups"]),
+            plan=attributes["plan"],
+        )
+        if attributes["block"] != header.block:
+            raise InputError(f"{path}: expected blocks of {header.block} examples, found {attributes['block']}")
+        root = zarr.open_group(store=path, mode="r", zarr_format=3)
+        entries, masked = [], set()
+        for key in header.groups:
+            source, _, attack = key.partition("/")
+            if key not in root:
+                raise ChunkError(f"{path}: the group {key} is missing; copy the store again")
+            leaf = zarr.open_group(store=path, path=key, mode="r", zarr_format=3)
+            entry = Entry(source=source, **dict(root[source].attrs), **dict(leaf.attrs))  # type: ignore[arg-type]
+            if entry.attack != attack:
+                raise IntegrityError(
+                    f"{path}: expected {attack} in the group {key}, found {entry.attack}; copy the store again"
+                )
+            entries.append(entry)
+            for name in ("delta" if entry.kind == "delta" else "direction", "label"):
+                _check_array(leaf, name, header, path)
+            if "nonzero" in leaf:
+                _check_array(leaf, "nonzero", header, path)
+                masked.add(entry.key)
+        _check_array(root, "example_digest", header, path)
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{path}: the store's metadata is damaged: {error}; copy the store again") from None
+    return Store(path, header, tuple(entries), frozenset(masked))
+
+
+def _check_array(group: zarr.Group, name: str, header: Header, path: Path) -> None:
+    """No other codec, shape or dtype is accepted than the ones of this format."""
+    if name not in group:
+        raise ChunkError(f"{path}: the array {group.name}/{name} is missing; copy the store again")
+    array = group[name]
+    shape, dtype = layout(name, header)
+    codecs = [codec.to_dict()["name"] for codec in array.metadata.codecs]  # type: ignore[union-attr]
+    expected = ["bytes", "zstd" if name == "nonzero" else "crc32c"]
+    if array.shape != shape or str(array.dtype) != dtype or codecs != expected:  # type: ignore[union-attr]
+        raise IntegrityError(
+            f"{path}: {group.name}/{name}: expected {dtype} {shape} with codecs {expected}, "
+            f"found {array.dtype} {array.shape} with {codecs}"  # type: ignore[union-attr]
+        )

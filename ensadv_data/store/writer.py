@@ -1,0 +1,248 @@
+"""Writing a store: whole chunks, each under its name only when all of it is on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+
+from ensadv_data.codec import zstd_encode
+from ensadv_data.errors import InputError, IntegrityError, OutputError
+from ensadv_data.files import naming_trouble, write_atomic
+from ensadv_data.store.layout import FORMAT, Entry, Header, Planes, layout, root_attributes, shortened
+
+__all__ = ["StoreWriter"]
+
+U8 = npt.NDArray[np.uint8]
+U64 = npt.NDArray[np.uint64]
+
+
+class StoreWriter:
+    """Creates a store, writes its blocks, and closes it. Any number of processes may hold one."""
+
+    def __init__(self, path: Path, header: Header, entries: tuple[Entry, ...]) -> None:
+        self.path, self.header, self.entries = path, header, entries
+
+    def create(self) -> None:
+        """Make the folder with its metadata, or accept the one that an interrupted run of the same plan left.
+
+        Raises
+        ------
+        OutputError
+            The folder holds something else, or cannot be written.
+        """
+        ours = self.header.attributes()
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"expected a folder for the store at {self.path}, found a file; choose another --out")
+        if self.path.is_dir() and any(p for p in self.path.iterdir() if not p.name.startswith(".partial-")):
+            theirs = root_attributes(self.path)
+            if theirs is None or theirs.get("format") != FORMAT:
+                raise OutputError(
+                    f"{self.path} holds something else than a store; it was not touched: choose another --out"
+                )
+            if theirs != ours:
+                name = next((key for key in ours if theirs.get(key) != ours[key]), "keys")
+                raise OutputError(
+                    f"{self.path} holds a store of another plan ({name} differs: expected {shortened(ours.get(name))}, "
+                    f"found {shortened(theirs.get(name))}); it was not touched; choose another --out"
+                )
+        with naming_trouble(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            if root_attributes(self.path) is None:
+                zarr.create_group(store=self.path, zarr_format=3, attributes=ours)
+            root = zarr.open_group(store=self.path, mode="r+", zarr_format=3)
+            for name, attributes in self._groups().items():
+                if name not in root:
+                    root.create_group(name, attributes=attributes)
+            for name in self._arrays():
+                if name not in root:
+                    self._create_array(root, name)
+
+    def is_complete(self) -> bool:
+        """Whether the manifest is there."""
+        return (self.path / "manifest.json").is_file()
+
+    def done(self) -> dict[int, dict[str, Any]]:
+        """Valid done records by block; a record whose chunks are not there as it says does not count."""
+        records = {}
+        for file in sorted((self.path / "progress").glob("block-*.json")):
+            try:
+                record = json.loads(file.read_bytes())
+                whole = all((self.path / key).stat().st_size == size for key, (size, _) in record["objects"].items())
+            except (ValueError, KeyError, TypeError, OSError):
+                continue
+            if whole and file.name == f"block-{record['block']:06d}.json":
+                records[int(record["block"])] = record
+        return records
+
+    def write_block(self, block: int, planes: Mapping[str, Planes], digests_N: U64) -> dict[str, Any]:
+        """Write every chunk of one block, then its done record.
+
+        Parameters
+        ----------
+        block
+            Index of the block.
+        planes
+            For each entry's key, its rows for all draws.
+        digests_N
+            uint64 digests of the block's examples.
+
+        Returns
+        -------
+        dict
+            The done record: the objects with their sizes and SHA-256, and the zeros of each entry.
+
+        Raises
+        ------
+        OutputError
+            The disk is full, or the folder cannot be written.
+        """
+        objects: dict[str, bytes] = {f"example_digest/c/{block}": self._plain(digests_N.astype("<u8"))}
+        zeros = {}
+        for key, rows in planes.items():
+            objects[f"{key}/label/c/{block}"] = self._plain(_present(rows.label).astype("<i4"))
+            if rows.delta is not None:
+                for k, plane in enumerate(rows.delta):
+                    objects[f"{key}/delta/c/{k}/{block}/0"] = self._plain(plane)
+                continue
+            zeros[key] = 0 if rows.nonzero is None else _count_zeros(rows.nonzero, self.header.d)
+            for k, plane in enumerate(_present(rows.direction)):
+                mask = _full_mask(len(plane), self.header.d) if rows.nonzero is None else rows.nonzero[k]
+                objects[f"{key}/direction/c/{k}/{block}/0"] = self._plain(plane)
+                objects[f"{key}/nonzero/c/{k}/{block}/0"] = zstd_encode(self._padded(mask).tobytes())
+        for name, data in objects.items():
+            write_atomic(self.path / name, data)
+        first = block * self.header.block
+        record = {
+            "block": block,
+            "first": first,
+            "last": min(first + self.header.block, self.header.n) - 1,
+            "objects": {key: [len(data), hashlib.sha256(data).hexdigest()] for key, data in objects.items()},
+            "zeros": zeros,
+        }
+        write_atomic(self.path / "progress" / f"block-{block:06d}.json", _json(record))
+        return record
+
+    def collect(self) -> tuple[dict[str, tuple[int, str]], dict[str, int]]:
+        """Objects (size, SHA-256) and zeros of each entry, from the records of all blocks; masks made visible.
+
+        The mask array of an entry gets its metadata here if any of its values is zero; else its objects are
+        left out, and :meth:`close` deletes them.
+
+        Raises
+        ------
+        IntegrityError
+            A block has no valid record.
+        """
+        records = self.done()
+        missing = [block for block in range(self.header.blocks) if block not in records]
+        if missing:
+            raise IntegrityError(f"{self.path}: no valid record of blocks {shortened(missing)}; run precompute again")
+        zeros: dict[str, int] = {}
+        for record in records.values():
+            for key, count in record["zeros"].items():
+                zeros[key] = zeros.get(key, 0) + count
+        root = zarr.open_group(store=self.path, mode="r+", zarr_format=3)
+        for key, count in zeros.items():
+            if count and f"{key}/nonzero" not in root:
+                self._create_array(root, f"{key}/nonzero")
+        hidden = tuple(f"{key}/nonzero/" for key, count in zeros.items() if not count)
+        objects = {
+            key: (int(size), str(digest))
+            for _, record in sorted(records.items())
+            for key, (size, digest) in record["objects"].items()
+            if not key.startswith(hidden)
+        }
+        return objects, zeros
+
+    def close(self, manifest: bytes) -> None:
+        """Write the manifest, then delete what only an unfinished store needs."""
+        write_atomic(self.path / "manifest.json", manifest)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Delete progress records, masks without zeros, and temporary files of killed runs from a complete store."""
+        with naming_trouble(self.path):
+            shutil.rmtree(self.path / "progress", ignore_errors=True)
+            for entry in self.entries:
+                mask = self.path / entry.key / "nonzero"
+                if mask.is_dir() and not (mask / "zarr.json").exists():
+                    shutil.rmtree(mask, ignore_errors=True)
+            for left in self.path.rglob(".partial-*"):
+                left.unlink(missing_ok=True)
+
+    def _groups(self) -> dict[str, dict[str, Any]]:
+        groups: dict[str, dict[str, Any]] = {}
+        for entry in self.entries:
+            groups[entry.source] = {"source_digest": entry.source_digest, "architecture": entry.architecture}
+            groups[entry.key] = {
+                "attack": entry.attack,
+                "kind": entry.kind,
+                "epsilon": entry.epsilon,
+                "alpha": entry.alpha,
+                "seed": entry.seed,
+                "loss": entry.loss,
+            }
+        return groups
+
+    def _arrays(self) -> list[str]:
+        names = ["example_digest"]
+        for entry in self.entries:
+            names += [
+                f"{entry.key}/{'delta' if entry.kind == 'delta' else 'direction'}",
+                f"{entry.key}/label",
+            ]
+        return names
+
+    def _create_array(self, root: zarr.Group, name: str) -> None:
+        shape, dtype = layout(name.rpartition("/")[2], self.header)
+        block = (self.header.block,) if len(shape) == 1 else (1, self.header.block, shape[2])
+        root.create_array(
+            name,
+            shape=shape,
+            chunks=block,
+            dtype=dtype,
+            fill_value=0,
+            serializer=BytesCodec(),
+            compressors=[ZstdCodec(level=3, checksum=True) if name.endswith("/nonzero") else Crc32cCodec()],
+            config={"write_empty_chunks": True},
+        )
+
+    def _padded(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        short = self.header.block - len(rows)
+        if not short:
+            return np.ascontiguousarray(rows)
+        return np.concatenate([rows, np.zeros((short, *rows.shape[1:]), rows.dtype)])
+
+    def _plain(self, rows: npt.NDArray[Any]) -> bytes:
+        data = self._padded(rows).tobytes()
+        return data + int(google_crc32c.value(data)).to_bytes(4, "little")
+
+
+def _present(rows: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    if rows is None:
+        raise InputError("expected directions and labels for every entry that is not a delta, got none")
+    return rows
+
+
+def _full_mask(n: int, d: int) -> U8:
+    """A mask without a zero."""
+    return np.packbits(np.ones((n, d), bool), axis=1, bitorder="little")
+
+
+def _count_zeros(nonzero_KNB: U8, d: int) -> int:
+    values: int = nonzero_KNB.shape[0] * nonzero_KNB.shape[1] * d
+    return values - int(np.bitwise_count(nonzero_KNB).sum())
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, sort_keys=True, separators=(",", ":")) + "\n").encode()

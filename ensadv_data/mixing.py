@@ -1,0 +1,266 @@
+"""The mixing schedule, a pure function of (seed, epoch, step), and the batches that it describes.
+
+Nothing here holds state. A resumed run needs only (epoch, step), and the plan of a step is the same for every
+number of ranks, workers and prefetch depth: each rank takes its slice of one global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ensadv_data.codec import apply_deltas, apply_signs, random_bits
+from ensadv_data.data import Dataset, digest_examples
+from ensadv_data.dist import Place
+from ensadv_data.errors import AlignmentError, InputError, QuantityError
+from ensadv_data.keys import derive_key, numpy_generator
+from ensadv_data.spec import EpsilonSpec
+from ensadv_data.store import Entry, Store, open_store
+
+__all__ = [
+    "ONLINE",
+    "Batches",
+    "Schedule",
+    "Source",
+    "StepPlan",
+    "epoch_order",
+    "plan_step",
+    "static_sources",
+]
+
+ONLINE = "online"
+_FRESH_STREAM = 1  # of the random step drawn while training; 0 is the stored one
+
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a step's perturbations come from: the model being trained, or one source of a store."""
+
+    name: str
+    entries: tuple[tuple[Store, Entry], ...] = ()  # its attacks; one is drawn per step
+
+    @property
+    def is_online(self) -> bool:
+        """White-box, from the model being trained."""
+        return not self.entries
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Everything that a plan depends on, besides (epoch, step)."""
+
+    seed: int
+    n: int  # examples
+    batch_size: int  # of all ranks together
+    sources: tuple[Source, ...]  # empty: plain training
+    epsilon: EpsilonSpec = EpsilonSpec()
+    window: int = 0  # 0: a global permutation; W: shuffled inside windows of W blocks
+    block: int = 1024  # examples of a block, for the window
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch: whole batches only, so that every rank has equal ones."""
+        return self.n // self.batch_size
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One global step as one rank sees it."""
+
+    indices: I64  # (B,) examples
+    source: int | None  # into the schedule's sources; None: a clean step
+    attack: int  # into the source's entries
+    draws: I64  # (B,) stored draw of each example
+    epsilon: F32  # (B,) L∞ radius, pixels in [0, 1]
+
+
+def epoch_order(seed: int, epoch: int, *, n: int, block: int = 1024, window: int = 0) -> I64:
+    """The order of an epoch's examples, int64 (n,): a permutation.
+
+    With ``window`` W, blocks are permuted and examples are shuffled inside windows of W blocks, so that each
+    block of a large store is read once and whole.
+    """
+    generator = numpy_generator("order", seed, epoch)
+    if not window:
+        return generator.permutation(n)
+    blocks = generator.permutation(-(-n // block))
+    parts = []
+    for start in range(0, len(blocks), window):
+        members = [np.arange(b * block, min((b + 1) * block, n)) for b in blocks[start : start + window]]
+        parts.append(generator.permutation(np.concatenate(members)))
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, n: int, block: int, window: int) -> I64:
+    order = epoch_order(seed, epoch, n=n, block=block, window=window)
+    order.flags.writeable = False
+    return order
+
+
+def plan_step(schedule: Schedule, *, epoch: int, step: int, place: Place = Place()) -> StepPlan:
+    """The plan of one global step, for one rank.
+
+    The source is drawn once per global step, the same on all ranks: drawn per rank, an online batch would
+    hold up 1 − (1 − 1/n)^R of all steps instead of 1/n. Draw and ε are drawn per example.
+
+    Raises
+    ------
+    QuantityError
+        The batch cannot be divided among the ranks, or the step is past the end of the epoch.
+    """
+    size, ranks = schedule.batch_size, place.world_size
+    if size % ranks:
+        raise QuantityError(f"batch_size: expected a multiple of the world size {ranks}, got {size}")
+    if not 0 <= step < schedule.steps:
+        raise QuantityError(f"step: expected 0 … {schedule.steps - 1}, got {step}")
+    generator = numpy_generator("step", schedule.seed, epoch, step)
+    source = int(generator.integers(len(schedule.sources))) if schedule.sources else None
+    entries = schedule.sources[source].entries if source is not None else ()
+    attack = int(generator.integers(len(entries))) if entries else 0
+    draws = generator.integers(entries[attack][0].header.draws if entries else 1, size=size)
+    epsilon = _epsilons(generator, schedule.epsilon, size)
+    mine = slice(place.rank * size // ranks, (place.rank + 1) * size // ranks)
+    order = _order(schedule.seed, epoch, schedule.n, schedule.block, schedule.window)
+    return StepPlan(
+        indices=order[step * size : (step + 1) * size][mine],
+        source=source,
+        attack=attack,
+        draws=draws[mine],
+        epsilon=epsilon[mine],
+    )
+
+
+def static_sources(paths: Sequence[Path | str], dataset: Dataset) -> tuple[Source, ...]:
+    """The static sources of some stores; a source's attacks are gathered under its name.
+
+    Raises
+    ------
+    InputError
+        A store is missing or unfinished, or is for other images: their size or number differs.
+    """
+    sources: list[Source] = []
+    for path in paths:
+        store = open_store(path)
+        header = store.header
+        if header.shape != dataset.shape:
+            raise InputError(
+                f"{path}: expected directions for images of shape {dataset.shape}, found {header.shape}; "
+                f"was the store made for {header.data} rather than {dataset.name}?"
+            )
+        if header.n != len(dataset):
+            raise InputError(
+                f"{path}: expected directions for {len(dataset)} images of {dataset.name}, found {header.n} "
+                f"of {header.data}; use the same data and the same --limit for both"
+            )
+        for name in sorted({entry.source for entry in store.entries}):
+            entries = tuple((store, entry) for entry in store.entries if entry.source == name)
+            label = name if len(paths) == 1 else f"{Path(path).name}/{name}"
+            sources.append(Source(label, entries))
+    return tuple(sources)
+
+
+class Batches:
+    """Turns plans into arrays: images, labels, and static adversarial images.
+
+    Parameters
+    ----------
+    dataset
+        The training images.
+    schedule
+        The mixing schedule.
+    fresh
+        Whether an R+ direction follows a fresh random step in each epoch, or the stored one.
+    """
+
+    def __init__(self, dataset: Dataset, schedule: Schedule, *, fresh: bool = True) -> None:
+        self.dataset, self.schedule, self.fresh = dataset, schedule, fresh
+        stores = {id(store): store for source in schedule.sources for store, _ in source.entries}
+        self._expected = [(store, store.example_digests()) for store in stores.values()]
+        self._proved = np.zeros(len(dataset), bool)
+
+    def read(self, plan: StepPlan) -> tuple[npt.NDArray[np.uint8], I64]:
+        """Images uint8 (B, C, H, W) and labels int64 (B,), proved to be the ones the stores were made for.
+
+        Raises
+        ------
+        AlignmentError
+            An image is another one; the message has index, expected and found digest.
+        """
+        images, labels = self.dataset.read(plan.indices)
+        self._prove(images, plan.indices)
+        return images, labels
+
+    def perturb(self, images_BCHW: npt.NDArray[np.uint8], plan: StepPlan, *, epoch: int) -> F32:
+        """Adversarial images of the plan's static source, float32 (B, C, H, W) in [0, 1].
+
+        ``images_BCHW`` are those of :meth:`read`, or the last of them (the half that is replaced).
+
+        Raises
+        ------
+        ChunkError
+            A chunk of the store is missing, truncated or corrupted.
+        """
+        if plan.source is None:
+            raise InputError("expected a plan with a static source, got a clean step")
+        store, entry = self.schedule.sources[plan.source].entries[plan.attack]
+        last = slice(len(plan.indices) - len(images_BCHW), None)
+        rows, draws, epsilon = plan.indices[last], plan.draws[last], plan.epsilon[last]
+        x = np.ascontiguousarray(images_BCHW).reshape(len(rows), -1)
+        planes = store.gather(entry, draws, rows)
+        if planes.delta is not None:
+            radius = np.full(len(rows), entry.epsilon, np.float32)
+            return apply_deltas(x, planes.delta, epsilon=radius).reshape(images_BCHW.shape)
+        if planes.direction is None:
+            raise InputError(f"{entry.key}: expected directions, found none")
+        if entry.kind == "sign":
+            return apply_signs(x, planes.direction, planes.nonzero, epsilon=epsilon).reshape(images_BCHW.shape)
+        alpha = np.minimum(np.float32(entry.alpha or 0), epsilon)  # a drawn ε may be smaller than α
+        step = self._random_step(entry, rows, draws, epoch=epoch, d=x.shape[1])
+        moved = apply_signs(x, step, epsilon=alpha)
+        return apply_signs(moved, planes.direction, planes.nonzero, epsilon=epsilon - alpha, out=moved).reshape(
+            images_BCHW.shape
+        )
+
+    def _random_step(self, entry: Entry, rows: I64, draws: I64, *, epoch: int, d: int) -> npt.NDArray[np.uint8]:
+        if not self.fresh:
+            return random_bits(entry.seed, draws, rows, d=d)
+        seed = derive_key("fresh step", self.schedule.seed, epoch)
+        return random_bits(seed, np.zeros_like(rows), rows, d=d, stream=_FRESH_STREAM)
+
+    def _prove(self, images: npt.NDArray[np.uint8], indices: I64) -> None:
+        """Each image is compared the first time that it is read."""
+        if not self._expected:
+            return
+        new = np.flatnonzero(~self._proved[indices])
+        if not len(new):
+            return
+        found = digest_examples(images[new])
+        for store, expected in self._expected:
+            wrong = np.flatnonzero(found != expected[indices[new]])
+            if len(wrong):
+                index = int(indices[new[wrong[0]]])
+                raise AlignmentError(
+                    f"{store.path}: example {index}: expected an image with digest {int(expected[index]):016x}, "
+                    f"found {int(found[wrong[0]]):016x}; the store was made for other data "
+                    f"({store.header.data}, {store.header.n} images)"
+                )
+        self._proved[indices[new]] = True
+
+
+def _epsilons(generator: np.random.Generator, law: EpsilonSpec, size: int) -> F32:
+    """ε of each example: fixed, or |N(0, σ)| truncated to [0, ε_max] by drawing again."""
+    if law.sigma is None:
+        return np.full(size, law.epsilon, np.float32)
+    values = np.abs(generator.normal(0, law.sigma, size))
+    while (outside := values > law.epsilon).any():
+        values[outside] = np.abs(generator.normal(0, law.sigma, int(outside.sum())))
+    return values.astype(np.float32)

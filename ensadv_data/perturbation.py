@@ -1,0 +1,224 @@
+"""Perturbations of one static model on consecutive images: every attack and every draw, packed.
+
+Randomness is named by (seed, source, draw, first example of the batch) for dropout, and by (seed, source,
+attack, draw, example) for the random step of the R+ attacks; so a block can be made twice, anywhere, and is the
+same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ensadv_data.attacks.catalogue import noise_of, perturb
+from ensadv_data.attacks.gradient import input_gradients, logits_of
+from ensadv_data.attacks.single import random_step
+from ensadv_data.codec import pack_signs, quantise_deltas, random_bits, unpack_signs
+from ensadv_data.errors import ModelError
+from ensadv_data.keys import derive_key, torch_seeded
+from ensadv_data.models import Model
+from ensadv_data.spec import AttackSpec, PrecomputeSpec
+from ensadv_data.store import Entry, Planes
+
+__all__ = ["check_model", "entries_of", "equal_draws", "perturb_block"]
+
+_FILL_STREAM = 2  # of the coin that replaces zeros; 0 is the random step of the R+ attacks
+
+
+def entries_of(spec: PrecomputeSpec, model: Model) -> dict[str, Entry]:
+    """For each attack's name, the entry that describes it in the store."""
+    return {
+        attack.name: Entry(
+            source=model.name,
+            attack=attack.name,
+            kind=attack.kind,
+            epsilon=attack.epsilon if attack.kind == "delta" else None,
+            alpha=attack.random_step if attack.kind == "rsign" else None,
+            seed=derive_key("random step", spec.seed, model.name, attack.name),
+            source_digest=model.digest,
+            architecture=model.architecture,
+            loss=_loss(attack, spec),
+        )
+        for attack in spec.attacks
+    }
+
+
+def equal_draws(spec: PrecomputeSpec, model: Model) -> Iterator[str]:
+    """Remarks on draws that cannot differ, and so cost their bits for nothing."""
+    modules = model.module.modules()
+    drops = any(isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0 for module in modules)
+    if spec.draws == 1 or (spec.mode == "train" and drops):
+        return
+    for attack in spec.attacks:
+        if attack.kind != "rsign" and attack.name != "pgd":
+            yield (
+                f"{model.name}/{attack.name}: all {spec.draws} draws are equal, since nothing in this source is "
+                "random; use --draws 1, an R+ attack, or --mode train with a source that has dropout"
+            )
+
+
+def check_model(model: Model, images_NCHW: npt.NDArray[np.uint8], *, classes: int, device: str) -> None:
+    """Refuse a model whose output is not (N, K), before any block is started.
+
+    Raises
+    ------
+    ModelError
+        The message names the source, and what was expected.
+    """
+    x = torch.from_numpy(images_NCHW).to(device).float() / 255
+    try:
+        logits = logits_of(model.module, x)
+    except (RuntimeError, ValueError) as error:
+        shape = images_NCHW.shape[1:]
+        raise ModelError(f"source {model.name}: the model cannot read images of shape {shape}: {error}") from None
+    except ModelError as error:
+        raise ModelError(f"source {model.name}: {error}") from None
+    if logits.shape[1] != classes:
+        raise ModelError(f"source {model.name}: expected {classes} logits an image, got {logits.shape[1]}")
+
+
+def perturb_block(
+    model: Model,
+    images_NCHW: npt.NDArray[np.uint8],
+    spec: PrecomputeSpec,
+    entries: Mapping[str, Entry],
+    *,
+    first: int,
+) -> dict[str, Planes]:
+    """All attacks and draws of one source on consecutive images.
+
+    Parameters
+    ----------
+    model
+        The static model.
+    images_NCHW
+        uint8 of shape (n, C, H, W).
+    entries
+        For each attack's name, its entry.
+    first
+        Index of the first image in the data set; it names the randomness.
+
+    Returns
+    -------
+    dict
+        For each entry's key, planes with leading axis K.
+
+    Raises
+    ------
+    ModelError
+        A logit or a gradient is not finite; the message names source and example.
+    """
+    n, d = len(images_NCHW), images_NCHW[0].size
+    rows: dict[str, npt.NDArray[np.int8]] = {
+        attack.name: np.empty((spec.draws, n, d), np.int8) for attack in spec.attacks
+    }
+    labels = {attack.name: np.empty(n, np.int32) for attack in spec.attacks}
+    for start in range(0, n, spec.batch_size):
+        stop = min(start + spec.batch_size, n)
+        x = torch.from_numpy(images_NCHW[start:stop]).to(spec.device).float() / 255
+        examples = np.arange(first + start, first + stop)
+        logits = logits_of(model.module, x)
+        _check_finite(logits, model, examples, "logits")
+        label = {a.name: logits.argmin(1) if a.least_likely else logits.argmax(1) for a in spec.attacks}
+        for attack in spec.attacks:
+            labels[attack.name][start:stop] = label[attack.name].cpu().numpy()
+        for k in range(spec.draws):
+            for name, values in _draw(model, x, label, spec, entries, examples=examples, k=k).items():
+                rows[name][k, start:stop] = values
+    return {
+        entries[attack.name].key: _planes(attack, rows[attack.name], labels[attack.name], spec, entries, first=first)
+        for attack in spec.attacks
+    }
+
+
+def _draw(
+    model: Model,
+    x: Tensor,
+    label: Mapping[str, Tensor],
+    spec: PrecomputeSpec,
+    entries: Mapping[str, Entry],
+    *,
+    examples: npt.NDArray[np.int64],
+    k: int,
+) -> dict[str, npt.NDArray[np.int8]]:
+    """One draw of every attack on one batch: attacks at the same point share one forward pass."""
+    dropout = spec.mode == "train"
+    results: dict[str, npt.NDArray[np.int8]] = {}
+    points: list[tuple[Tensor, list[AttackSpec]]] = [(x, [a for a in spec.attacks if a.kind == "sign"])]
+    for attack in spec.attacks:
+        noise = noise_of(
+            attack,
+            tuple(x.shape[1:]),
+            seed=entries[attack.name].seed,
+            draws=np.full(len(examples), k),
+            examples=examples,
+            device=x.device,
+        )
+        if attack.kind == "rsign" and noise is not None:
+            points.append((random_step(x, noise, alpha=attack.random_step), [attack]))
+        elif attack.kind == "delta":
+            loss = _loss(attack, spec)
+            x_adv = perturb(model.module, x, label[attack.name], attack, noise=noise, loss=loss)
+            _check_finite(x_adv, model, examples, "perturbation")
+            delta = (x_adv - x).flatten(1).cpu().numpy()
+            results[attack.name] = quantise_deltas(delta, epsilon=attack.epsilon)
+    for number, (point, attacks) in enumerate(points):
+        if not attacks:
+            continue
+        with torch_seeded(x.device, "dropout", spec.seed, model.name, number, k, int(examples[0])):
+            gradients = input_gradients(
+                model.module,
+                point,
+                [label[attack.name] for attack in attacks],
+                losses=[_loss(attack, spec) for attack in attacks],
+                dropout=dropout,
+            )
+        for attack, gradient in zip(attacks, gradients, strict=True):
+            _check_finite(gradient, model, examples, "gradient")
+            signs = gradient.sign().flatten(1).to(torch.int8).cpu().numpy()
+            results[attack.name] = -signs if attack.least_likely else signs
+    return results
+
+
+def _planes(
+    attack: AttackSpec,
+    rows_KND: npt.NDArray[np.int8],
+    label_N: npt.NDArray[np.int32],
+    spec: PrecomputeSpec,
+    entries: Mapping[str, Entry],
+    *,
+    first: int,
+) -> Planes:
+    if attack.kind == "delta":
+        return Planes(delta=rows_KND, label=label_N)
+    k, n, d = rows_KND.shape
+    if spec.zeros == "fill":
+        examples = np.arange(first, first + n)
+        for draw in range(k):
+            coin = random_bits(entries[attack.name].seed, np.full(n, draw), examples, d=d, stream=_FILL_STREAM)
+            np.copyto(rows_KND[draw], unpack_signs(coin, d=d), where=rows_KND[draw] == 0)
+    direction, nonzero = pack_signs(rows_KND.reshape(k * n, d))
+    return Planes(
+        direction=direction.reshape(k, n, -1),
+        nonzero=None if nonzero is None else nonzero.reshape(k, n, -1),
+        label=label_N,
+    )
+
+
+def _check_finite(values: Tensor, model: Model, examples: npt.NDArray[np.int64], what: str) -> None:
+    finite = torch.isfinite(values).flatten(1).all(dim=1)
+    if not finite.all():
+        example = int(examples[int((~finite).nonzero()[0])])
+        raise ModelError(
+            f"source {model.name}, example {example}: expected finite {what}, got NaN or infinity; "
+            "check the weights and the model's own normalisation"
+        )
+
+
+def _loss(attack: AttackSpec, spec: PrecomputeSpec) -> str:
+    """The attack's own loss where it names one, PGD's hinge, else the store's."""
+    return attack.loss or (attack.loss_form if attack.name == "pgd" else spec.loss)

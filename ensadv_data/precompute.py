@@ -1,0 +1,317 @@
+"""Perturbations of static models over a whole training set: blocks planned purely, run by dask.
+
+One task loads one block of images once, and makes all sources, attacks and draws of it. A task is
+deterministic and idempotent: on CPU it computes with one thread and a fixed batch size, its randomness is
+named by (seed, source, draw, first example of the batch), and it may run twice without harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import dask
+import distributed
+import numpy as np
+import torch
+
+from ensadv_data.data import Dataset, digest_examples, open_dataset
+from ensadv_data.dist import available_cores
+from ensadv_data.errors import EnsadvError, InputError, IntegrityError, Interrupted, ModelError
+from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
+from ensadv_data.models import Model, load_model
+from ensadv_data.perturbation import check_model, entries_of, equal_draws, perturb_block
+from ensadv_data.progress import progress_bar
+from ensadv_data.spec import DataSpec, PrecomputeSpec
+from ensadv_data.store import Entry, Header, Planes, StoreWriter
+
+__all__ = ["Block", "Job", "Outcome", "compute_block", "plan_blocks", "precompute"]
+
+_COMPUTING = threading.Lock()  # a worker with several threads still computes one block at a time
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive examples first … last, both included."""
+
+    index: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a task needs; small, since it travels with every task. Models are loaded on the worker."""
+
+    path: Path
+    data: DataSpec
+    header: Header
+    entries: tuple[Entry, ...]
+    spec: PrecomputeSpec
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of :func:`precompute` did."""
+
+    path: Path
+    digest: str
+    blocks: int
+    computed: int
+    seconds: float
+    notes: tuple[str, ...]
+
+    @property
+    def was_complete(self) -> bool:
+        """The store was finished before, and was left alone."""
+        return self.computed == 0
+
+
+def plan_blocks(header: Header, done: set[int] | frozenset[int] = frozenset()) -> list[Block]:
+    """The blocks still to compute, in order: a function of the header and of what is done."""
+    size = header.block
+    return [
+        Block(index, index * size, min((index + 1) * size, header.n) - 1)
+        for index in range(header.blocks)
+        if index not in done
+    ]
+
+
+def compute_block(job: Job, block: Block) -> dict[str, Any]:
+    """Compute one block of everything and write it; nothing is written if any of it fails.
+
+    Raises
+    ------
+    ModelError
+        A model's output is wrong; the message names source, block and example.
+    OutputError
+        The store cannot be written.
+    """
+    data = _dataset(job.data)
+    images, _ = data.read(np.arange(block.first, block.last + 1))
+    planes: dict[str, Planes] = {}
+    with _COMPUTING, _one_thread(job.spec.device):
+        for name, reference in job.spec.models.items():
+            entries = {entry.attack: entry for entry in job.entries if entry.source == name}
+            expected = next(iter(entries.values())).source_digest
+            model = _model(reference, name, job.spec.device, expected)
+            try:
+                planes |= perturb_block(model, images, job.spec, entries, first=block.first)
+            except ModelError as error:
+                raise ModelError(f"block {block.index}: {error}; nothing was written for this block") from None
+    return StoreWriter(job.path, job.header, job.entries).write_block(block.index, planes, digest_examples(images))
+
+
+def precompute(
+    spec: PrecomputeSpec,
+    data: DataSpec,
+    out: Path,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> Outcome:
+    """Make, or finish, the store at ``out``.
+
+    Parameters
+    ----------
+    workers
+        Processes on this machine; None: one a core; 0: compute in this process.
+    scheduler
+        Address of a running dask cluster, instead of own workers. It must see the same paths.
+
+    Raises
+    ------
+    OutputError
+        ``out`` holds something else, or cannot be written.
+    ModelError
+        A model cannot be loaded or gives output that is not finite.
+    Interrupted
+        Ctrl-C; every finished block is kept, and the same command resumes.
+    """
+    began = time.perf_counter()
+    dataset = _dataset(data)
+    models = [load_model(reference, name=name, device=spec.device) for name, reference in spec.models.items()]
+    sample, _ = dataset.read(np.arange(min(2, len(dataset))))
+    for model in models:
+        check_model(model, sample, classes=dataset.classes, device=spec.device)
+    header = _header(spec, dataset, models)
+    entries = tuple(entry for model in models for entry in entries_of(spec, model).values())
+    writer = StoreWriter(out, header, entries)
+    writer.create()
+    notes = tuple(note for model in models for note in equal_draws(spec, model))
+    if writer.is_complete():
+        writer.tidy()
+        return Outcome(out, read_manifest(out).digest, header.blocks, 0, time.perf_counter() - began, notes)
+    done = frozenset(writer.done())
+    todo = plan_blocks(header, done)
+    job = Job(out.absolute(), data, header, entries, _absolute(spec))
+    rows = header.n / header.blocks
+    try:
+        with ExitStack() as stack:
+            results = _results(stack, job, todo, workers=workers, scheduler=scheduler)
+            advance = stack.enter_context(
+                progress_bar(f"precompute {out.name}", total=header.blocks, done=len(done), unit="images", per=rows)
+            )
+            for _ in results:
+                advance(1)
+    except KeyboardInterrupt:
+        raise Interrupted(f"{out}: stopped; every finished block is kept, and the same command resumes") from None
+    objects, zeros = writer.collect()
+    manifest = _manifest(header, models, objects, zeros)
+    writer.close(manifest.to_bytes())
+    return Outcome(out, manifest.digest, header.blocks, len(todo), time.perf_counter() - began, notes)
+
+
+def _results(
+    stack: ExitStack, job: Job, todo: list[Block], *, workers: int | None, scheduler: str | None
+) -> Iterator[dict[str, Any]]:
+    """Done records as they come; the number of tasks in flight is bounded."""
+    if not todo:
+        return iter(())
+    if workers == 0 and scheduler is None:
+        return (compute_block(job, block) for block in todo)
+    client = stack.enter_context(_client(min(workers or available_cores(), len(todo)), scheduler))
+    return _stream(client, job, todo)
+
+
+@contextmanager
+def _client(workers: int, scheduler: str | None) -> Iterator[distributed.Client]:
+    if scheduler is not None:
+        try:
+            client = distributed.Client(scheduler, timeout="15s", set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"expected a dask scheduler at {scheduler}, could not connect: {error}") from None
+        with client:
+            yield client
+        return
+    quiet = {"distributed.worker.daemon": True, "distributed.admin.log-format": "%(message)s"}
+    with (
+        dask.config.set(quiet),
+        distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def _stream(client: distributed.Client, job: Job, todo: list[Block]) -> Iterator[dict[str, Any]]:
+    threads = sum(worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
+    ahead = 2 * max(threads, 1)
+    waiting = iter(todo[ahead:])
+
+    def submit(block: Block) -> distributed.Future[dict[str, Any]]:
+        return client.submit(compute_block, job, block, pure=False, retries=0)
+
+    completed = distributed.as_completed([submit(block) for block in todo[:ahead]], loop=client.loop)
+    try:
+        for future in completed:
+            yield future.result()
+            following = next(waiting, None)
+            if following is not None:
+                completed.add(submit(following))
+    except distributed.scheduler.KilledWorker as error:
+        raise EnsadvError(
+            f"workers died while computing a block (out of memory?): {error}; run it again to resume"
+        ) from None
+
+
+def _header(spec: PrecomputeSpec, dataset: Dataset, models: list[Model]) -> Header:
+    how = spec.model_dump(mode="json", exclude={"models", "draws", "device"})
+    how["device"] = torch.device(spec.device).type
+    how["threads"] = 1 if spec.device == "cpu" else None
+    how["precision"] = "float32"
+    how["sources"] = {model.name: model.digest for model in models}
+    return Header(
+        data=dataset.name,
+        split=dataset.split,
+        data_digest=dataset.digest,
+        shape=dataset.shape,
+        classes=dataset.classes,
+        n=len(dataset),
+        draws=spec.draws,
+        groups=tuple(f"{model.name}/{attack.name}" for model in models for attack in spec.attacks),
+        plan=how,
+    )
+
+
+def _manifest(
+    header: Header, models: list[Model], objects: Mapping[str, tuple[int, str]], zeros: Mapping[str, int]
+) -> Manifest:
+    packages = ("ensadv-data", "torch", "numpy", "zarr")
+    return Manifest(
+        data=DataRecord(
+            name=header.data,
+            split=header.split,
+            n=header.n,
+            shape=header.shape,
+            classes=header.classes,
+            digest=header.data_digest,
+        ),
+        sources=tuple(
+            SourceRecord(
+                name=model.name,
+                architecture=model.architecture,
+                digest=model.digest,
+                record=dict(model.record),
+            )
+            for model in models
+        ),
+        draws=header.draws,
+        plan=dict(header.plan),
+        zeros=dict(zeros),
+        software={"python": platform.python_version(), **{name: version(name) for name in packages}},
+        objects={key: ObjectRecord(bytes=size, sha256=digest) for key, (size, digest) in objects.items()},
+    )
+
+
+def _absolute(spec: PrecomputeSpec) -> PrecomputeSpec:
+    """A worker may have another working folder."""
+    models = {
+        name: reference if reference.partition(":")[0] in ("python", "timm") else str(Path(reference).absolute())
+        for name, reference in spec.models.items()
+    }
+    return spec.model_copy(update={"models": models})
+
+
+@contextmanager
+def _one_thread(device: str) -> Iterator[None]:
+    """Another number of threads moves about one sign in a million; parallelism comes from workers."""
+    before = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=2)
+def _dataset(spec: DataSpec) -> Dataset:
+    data_dir = None if spec.data_dir is None else Path(spec.data_dir)
+    return open_dataset(spec.data, "train", data_dir=data_dir, limit=spec.limit)
+
+
+@lru_cache(maxsize=16)
+def _model(reference: str, name: str, device: str, digest: str) -> Model:
+    model = load_model(reference, name=name, device=device)
+    if model.digest != digest:
+        raise IntegrityError(
+            f"source {name}: expected weights with digest {digest[:12]}…, this worker loaded {model.digest[:12]}…; "
+            f"does {reference} hold the same file on every machine?"
+        )
+    return model

@@ -1,0 +1,388 @@
+"""Training: plain, standard adversarial, or ensemble adversarial, over one mixing schedule.
+
+    no online attack, no shards      plain
+    online attack                    standard adversarial training (every step white-box)
+    online attack and shards         ensemble adversarial training: online ∪ static sources, one drawn per step
+    shards only                      static sources only
+
+A step's randomness is named by (seed, epoch, step), so a run that is stopped anywhere and resumed gives the
+same weights as one that was not; on CPU, with the same number of threads, to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
+from ensadv_data.data import Dataset
+from ensadv_data.dist import current_place
+from ensadv_data.errors import InputError, Interrupted, ModelError, OutputError
+from ensadv_data.files import naming_trouble, write_atomic
+from ensadv_data.interrupts import deferred_interrupt
+from ensadv_data.keys import derive_key, torch_seeded
+from ensadv_data.manifest import read_manifest
+from ensadv_data.mixing import ONLINE, Batches, Schedule, Source, StepPlan, plan_step, static_sources
+from ensadv_data.models import build_model, read_metadata, save_model
+from ensadv_data.progress import progress_bar
+from ensadv_data.spec import TrainSpec
+
+__all__ = ["Trained", "learning_rate", "train"]
+
+_ONLINE_STREAM = 3  # of the random step of an online R+ attack
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run made."""
+
+    path: Path
+    digest: str
+    steps: int
+    seconds: float
+    was_complete: bool = False
+
+
+def learning_rate(spec: TrainSpec, epoch: int) -> float:
+    """Learning rate of an epoch: constant for Adam; RMSProp's decays by 0.94 every two epochs (Section 4.2)."""
+    return spec.rate * (0.94 ** (epoch // 2) if spec.optimizer == "rmsprop" else 1.0)
+
+
+def train(
+    spec: TrainSpec,
+    dataset: Dataset,
+    out: Path,
+    *,
+    checkpoint_every: int = 200,
+    log_every: int = 10,
+    tensorboard: Path | None = None,
+) -> Trained:
+    """Train the model that ``spec`` describes and write its weights to ``out``.
+
+    Beside ``out`` stand ``.jsonl`` (the log) and, until the end, ``.checkpoint``; a run that finds a checkpoint
+    of the same spec goes on from it.
+
+    Parameters
+    ----------
+    checkpoint_every, log_every
+        Steps between checkpoints, and between lines of the log.
+    tensorboard
+        Folder for TensorBoard, if wanted (extra ``tensorboard``).
+
+    Raises
+    ------
+    OutputError
+        ``out`` exists and is another model, or cannot be written.
+    AlignmentError
+        A store was made for other data.
+    Interrupted
+        Ctrl-C; a checkpoint is kept, and the same command resumes.
+    """
+    began = time.perf_counter()
+    run = _Run(spec, dataset, out)
+    total = spec.epochs * run.schedule.steps
+    if (digest := _digest_of_finished(out, run.record)) is not None:
+        return Trained(out, digest, total, time.perf_counter() - began, was_complete=True)
+    start = run.resume()
+    with ExitStack() as stack:
+        log = stack.enter_context(_Log(out.with_suffix(".jsonl"), start, run.schedule.steps, tensorboard))
+        request = stack.enter_context(deferred_interrupt())
+        stack.enter_context(_threads(spec.threads))
+        bar = progress_bar(f"train {out.stem}", total=total, done=start, unit="images", per=spec.batch_size)
+        advance = stack.enter_context(bar)
+        for number in range(start, total):
+            epoch, step = divmod(number, run.schedule.steps)
+            line = run.step(epoch, step)
+            if number % log_every == 0:
+                log.write({name: _plain(value) for name, value in line.items()})
+            if step + 1 == run.schedule.steps:
+                log.write(run.epoch_summary(epoch, step))
+            last = number + 1 == total
+            if not last and (request.requested or (number + 1) % checkpoint_every == 0):
+                log.flush()
+                run.checkpoint(number + 1)
+            if request.requested and not last:
+                raise Interrupted(f"{out}: stopped after step {number + 1} of {total}; the same command resumes")
+            advance(1)
+    digest = save_model(
+        out,
+        run.model,
+        architecture=spec.architecture,
+        shape=dataset.shape,
+        classes=dataset.classes,
+        record=run.record,
+    )
+    with naming_trouble(run.checkpoint_path):
+        run.checkpoint_path.unlink(missing_ok=True)
+    return Trained(out, digest, total, time.perf_counter() - began)
+
+
+class _Run:
+    """The state that a checkpoint holds: model, optimizer, meters."""
+
+    def __init__(self, spec: TrainSpec, dataset: Dataset, out: Path) -> None:
+        if len(dataset) < spec.batch_size:
+            raise InputError(f"batch_size: expected at most the {len(dataset)} training images, got {spec.batch_size}")
+        self.spec, self.device = spec, torch.device(spec.device)
+        self.checkpoint_path = out.with_suffix(".checkpoint")
+        self.place = current_place()
+        online = (Source(ONLINE),) if spec.online else ()
+        static = static_sources(spec.shards, dataset)
+        self.schedule = Schedule(
+            seed=spec.seed,
+            n=len(dataset),
+            batch_size=spec.batch_size,
+            sources=(*online, *static),
+            epsilon=spec.epsilon,
+            window=spec.window,
+            block=static[0].entries[0][0].header.block if static else 1024,
+        )
+        self.batches = Batches(dataset, self.schedule, fresh=spec.random_step == "fresh")
+        model = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)
+        self.model = model.to(self.device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        parameters = self.model.parameters()
+        if spec.optimizer == "adam":
+            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=spec.rate)
+        else:
+            self.optimizer = torch.optim.RMSprop(parameters, lr=spec.rate, alpha=0.9, eps=1.0, momentum=0.9)
+        self.names = [source.name for source in self.schedule.sources] or ["clean"]
+        # of this epoch and source: number of steps, sum of clean losses, sum of adversarial losses
+        self.meter = torch.zeros(len(self.names), 3, dtype=torch.float64, device=self.device)
+        self.record = _record(spec, dataset)
+        self.clock = time.perf_counter()
+
+    def step(self, epoch: int, step: int) -> dict[str, Any]:
+        """One optimizer step; returns a line of the log, with tensors that nobody waited for."""
+        plan = plan_step(self.schedule, epoch=epoch, step=step, place=self.place)
+        images, labels = self.batches.read(plan)
+        x = torch.from_numpy(images).to(self.device).float() / 255
+        y = torch.from_numpy(labels).to(self.device)
+        adversarial = len(x) // (2 if self.spec.batches == "replace" else 1) if plan.source is not None else 0
+        clean = len(x) - (adversarial if self.spec.batches == "replace" else 0)
+        inputs, targets = x[:clean], y[:clean]
+        if adversarial:
+            x_adv = self._adversarial(images, x, plan, adversarial, epoch=epoch, step=step)
+            inputs, targets = torch.cat([inputs, x_adv]), torch.cat([targets, y[len(y) - adversarial :]])
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.spec, epoch)
+        self.model.train()
+        with (
+            torch_seeded(self.device, "training step", self.spec.seed, epoch, step, self.place.rank),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.amp),
+        ):
+            losses = cross_entropy(self.model(inputs).float(), targets, reduction="none")
+        weight = self.spec.weight
+        loss = (losses[:clean].sum() + weight * losses[clean:].sum()) / (clean + weight * adversarial)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return self._measured(plan, losses.detach(), clean, epoch, step)
+
+    def epoch_summary(self, epoch: int, step: int) -> dict[str, Any]:
+        """Share and mean losses of each source over the epoch; the meters start again."""
+        rows = self.meter.cpu().tolist()
+        total = sum(row[0] for row in rows)
+        sources = {
+            name: {
+                "steps": int(count),
+                "share": count / total,
+                "loss_clean": clean / count if count else None,
+                "loss_adversarial": adversarial / count if count and name != "clean" else None,
+            }
+            for name, (count, clean, adversarial) in zip(self.names, rows, strict=True)
+        }
+        self.meter.zero_()
+        return {
+            "epoch": epoch,
+            "step": step,
+            "learning_rate": learning_rate(self.spec, epoch),
+            "sources": sources,
+        }
+
+    def checkpoint(self, number: int) -> None:
+        """Write everything that step ``number`` needs."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        tensors["meter"] = self.meter
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        about = json.dumps({"number": number, "record": self.record}, sort_keys=True)
+        write_atomic(self.checkpoint_path, save(whole, metadata={"ensadv_data": about}))
+
+    def resume(self) -> int:
+        """Load the checkpoint if there is one; returns the step to go on from."""
+        path = self.checkpoint_path
+        if not path.exists():
+            return 0
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                about = json.loads((file.metadata() or {})["ensadv_data"])
+            tensors = load_file(str(path))
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            raise OutputError(
+                f"{path}: expected a checkpoint of ensadv-data: {error}; delete it to start anew"
+            ) from None
+        if about["record"] != self.record:
+            raise OutputError(
+                f"{path} is the checkpoint of another run; choose another --out, or delete it to start anew"
+            )
+        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.meter.copy_(tensors["meter"])
+        return int(about["number"])
+
+    def _adversarial(self, images: Any, x: Tensor, plan: StepPlan, count: int, *, epoch: int, step: int) -> Tensor:
+        """The last ``count`` images of the batch, perturbed by the plan's source."""
+        first = len(x) - count
+        if plan.source is not None and not self.schedule.sources[plan.source].is_online:
+            return torch.from_numpy(self.batches.perturb(images[first:], plan, epoch=epoch)).to(self.device)
+        attack = self.spec.online
+        if attack is None:
+            raise InputError("expected an online attack for an online step, got none")
+        x = x[first:]
+        noise = noise_of(
+            attack,
+            tuple(x.shape[1:]),
+            seed=derive_key("online step", self.spec.seed, epoch),
+            examples=plan.indices[first:],
+            stream=_ONLINE_STREAM,
+            device=self.device,
+        )
+        epsilon: float | Tensor = self.spec.epsilon.epsilon
+        if self.spec.epsilon.sigma is not None:
+            epsilon = torch.from_numpy(plan.epsilon[first:]).to(self.device).view(-1, 1, 1, 1)
+        label = attack_label(self.model, x, attack)
+        with (
+            torch_seeded(self.device, "online gradient", self.spec.seed, epoch, step, self.place.rank),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.amp),
+        ):
+            return perturb(
+                self.model,
+                x,
+                label,
+                attack,
+                noise=noise,
+                epsilon=epsilon,
+                dropout=self.spec.online_mode == "train",
+            )
+
+    def _measured(self, plan: StepPlan, losses: Tensor, clean: int, epoch: int, step: int) -> dict[str, Any]:
+        row = plan.source or 0
+        loss_clean = losses[:clean].mean()
+        loss_adversarial = losses[clean:].mean() if clean < len(losses) else torch.zeros_like(loss_clean)
+        self.meter[row] += torch.stack([torch.ones_like(loss_clean), loss_clean, loss_adversarial]).double()
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        return {
+            "epoch": epoch,
+            "step": step,
+            "source": self.names[row],
+            "epsilon": float(plan.epsilon.mean()),
+            "loss_clean": loss_clean,
+            "loss_adversarial": loss_adversarial if plan.source is not None else None,
+            "seconds": round(seconds, 6),
+        }
+
+
+class _Log:
+    """JSON lines, always; TensorBoard where it is wanted. Lines after the checkpoint are dropped on resuming."""
+
+    def __init__(self, path: Path, start: int, steps: int, tensorboard: Path | None) -> None:
+        self.path, self.steps, self.board = path, steps, None
+        kept = []
+        if start and path.exists():
+            for text in path.read_text(encoding="utf-8").splitlines():
+                line = json.loads(text)
+                if line["epoch"] * steps + line["step"] < start:
+                    kept.append(text + "\n")
+        write_atomic(path, "".join(kept).encode())
+        if tensorboard is not None:
+            self.board = _summary_writer(tensorboard, purge_step=start)
+
+    def __enter__(self) -> _Log:
+        with naming_trouble(self.path):
+            self.file: TextIO = self.path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line."""
+        with naming_trouble(self.path):
+            self.file.write(json.dumps(line) + "\n")
+        if self.board is not None and "source" in line:
+            number = line["epoch"] * self.steps + line["step"]
+            for name in ("loss_clean", "loss_adversarial"):
+                if line[name] is not None:
+                    self.board.add_scalar(f"{name}/{line['source']}", line[name], number)
+
+    def flush(self) -> None:
+        """A checkpoint is never ahead of the log."""
+        with naming_trouble(self.path):
+            self.file.flush()
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Another number of threads gives weights that differ in the last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _summary_writer(folder: Path, *, purge_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("--tensorboard needs the extra: pip install 'ensadv-data[tensorboard]'") from None
+    return SummaryWriter(str(folder), purge_step=purge_step)
+
+
+def _plain(value: Any) -> Any:
+    return round(float(value), 6) if isinstance(value, Tensor) else value
+
+
+def _record(spec: TrainSpec, dataset: Dataset) -> dict[str, Any]:
+    """How the model came to be: no paths, no times, so that equal runs give equal files."""
+    how = json.loads(spec.model_dump_json(exclude={"shards", "device"}))
+    stores = [read_manifest(Path(path)) for path in spec.shards]
+    how["shards"] = [{"digest": store.digest, "sources": sorted(s.name for s in store.sources)} for store in stores]
+    data = {"name": dataset.name, "split": dataset.split, "n": len(dataset), "digest": dataset.digest}
+    software = {name: version(name) for name in ("ensadv-data", "torch")}
+    return {"training": how, "data": data, "device": torch.device(spec.device).type, "software": software}
+
+
+def _digest_of_finished(out: Path, record: Mapping[str, Any]) -> str | None:
+    if not out.exists():
+        return None
+    try:
+        about = read_metadata(out)
+    except ModelError:
+        about = {"record": None}
+    if about["record"] != record:
+        raise OutputError(f"{out} exists and is not the model of this run; it was not touched: choose another --out")
+    return str(about["digest"])

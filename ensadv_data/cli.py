@@ -1,0 +1,380 @@
+"""The command line: parse, call, print. Exit codes are in errors.py; what things mean is in the specs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ensadv_data.data import DATASETS, open_dataset
+from ensadv_data.data.fetch import fetch as fetch_data
+from ensadv_data.errors import EnsadvError, InputError, UnknownNameError
+from ensadv_data.evaluation.suites import SUITES
+from ensadv_data.evaluation.summary import summary_rows
+from ensadv_data.files import write_atomic
+from ensadv_data.inspection import describe_model, describe_store, is_store
+from ensadv_data.models import ARCHITECTURES
+from ensadv_data.pipeline import Recipe, StageRun, read_recipe, run_recipe, selected
+from ensadv_data.pipeline import evaluate as evaluate_models
+from ensadv_data.precompute import precompute as precompute_store
+from ensadv_data.report import write_report
+from ensadv_data.spec import ATTACKS, DataSpec, EvaluateSpec, PrecomputeSpec, TrainSpec, checked
+from ensadv_data.training import train as train_model
+
+__all__ = ["main"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PATH = click.Path(path_type=Path)
+
+
+def _data_options(command: F) -> F:
+    for option in (
+        click.option("--limit", type=int, help="Use the first N images only."),
+        click.option("--data-dir", type=str, help="Folder with the data set's files."),
+        click.option("--data", default="mnist-mini", show_default=True, help=f"One of: {', '.join(DATASETS)}."),
+    ):
+        command = option(command)
+    return command
+
+
+_device_option = click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+_seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Names all randomness.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("ensadv-data"), prog_name="ensadv-data")
+def cli() -> None:
+    """Precompute adversarial directions of static models, and train on them (Ensemble Adversarial Training).
+
+    Begin with:  ensadv-data demo
+    """
+
+
+@cli.command(epilog="Example:  ensadv-data demo --out demo")
+@click.option("--out", type=_PATH, default=Path("demo"), show_default=True, help="Folder for everything it makes.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Stages at once; one a core unless given.")
+def demo(out: Path, jobs: int | None) -> None:
+    """The whole chain on the embedded images, in some minutes: train, precompute, train, evaluate, report."""
+    with as_file(files("ensadv_data") / "pipelines" / "mnist-demo.toml") as path:
+        recipe = read_recipe(path)
+    _run(recipe, out, until=None, jobs=jobs)
+
+
+@cli.command(epilog="Example:  ensadv-data run pipelines/mnist-table8.toml --until table8-D --out table8")
+@click.argument("recipe", type=str)
+@click.option("--out", type=_PATH, help="Folder for everything it makes; the recipe's name unless given.")
+@click.option("--until", help="Only this stage and those that it needs.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Stages at once; one a core unless given.")
+@click.option("--data-dir", type=str, help="Folder with the data set's files.")
+@click.option("--dry-run", is_flag=True, help="Print the stages and stop.")
+def run(
+    recipe: str, out: Path | None, until: str | None, jobs: int | None, data_dir: str | None, dry_run: bool
+) -> None:
+    """Run the chain that RECIPE describes: a TOML file, or the name of a recipe of the package.
+
+    Stages whose inputs have not changed are skipped.
+    """
+    loaded = read_recipe(_recipe_path(recipe))
+    if data_dir is not None:
+        loaded = Recipe(loaded.name, loaded.data.model_copy(update={"data_dir": data_dir}), loaded.stages)
+    if dry_run:
+        for stage in selected(loaded, until):
+            click.echo(f"{stage.kind:<10} {stage.name:<16} {stage.output:<32} needs: {', '.join(stage.inputs) or '–'}")
+        return
+    _run(loaded, out or Path(loaded.name), until=until, jobs=jobs)
+
+
+@cli.command(epilog="Example:  ensadv-data fetch mnist")
+@click.argument("name")
+@click.option("--data-dir", type=_PATH, help="Where to put it, in a folder of its name.")
+@click.option("--mirror", multiple=True, help="A base URL to try first; may be repeated.")
+def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
+    """Download the data set NAME from a list of mirrors; every file's SHA-256 is checked."""
+    folder = fetch_data(name, mirrors=mirror or None, home=data_dir, progress=sys.stderr.isatty())
+    click.echo(f"{name}: checked, in {folder}")
+
+
+@cli.command(
+    epilog="Examples:  ensadv-data train --architecture C --out c.safetensors  (plain);  add --online step-ll "
+    "(adversarial);  add --online step-ll --shards STORE (ensemble adversarial)"
+)
+@_data_options
+@click.option("--architecture", required=True, help=f"One of: {', '.join(ARCHITECTURES)} (Table 5).")
+@click.option("--out", type=_PATH, required=True, help="Weights to write, FILE.safetensors.")
+@click.option("--epochs", type=int, default=6, show_default=True)
+@click.option("--batch-size", type=int, default=64, show_default=True)
+@_seed_option
+@click.option("--optimizer", default="adam", show_default=True, help="adam, or rmsprop with the paper's schedule.")
+@click.option("--learning-rate", type=float, help="0.001 for adam and 0.045 for rmsprop unless given.")
+@click.option("--online", help=f"White-box attack on the model being trained: {', '.join(ATTACKS)}.")
+@click.option("--shards", multiple=True, help="A store of static perturbations; may be repeated.")
+@click.option("--epsilon", default="0.3", show_default=True, help="0.3, 16/255 or normal:SIGMA,MAX.")
+@click.option("--batches", default="pair", show_default=True, help="pair, or replace (half of the batch).")
+@click.option("--adversarial-weight", type=float, help="λ: 1 with pair, 0.3 with replace, unless given.")
+@click.option("--random-step", default="fresh", show_default=True, help="fresh or stored, for R+ directions.")
+@click.option(
+    "--online-mode", default="train", show_default=True, help="train: dropout active in the gradient; or eval."
+)
+@click.option("--amp", is_flag=True, help="bfloat16 autocast.")
+@click.option("--threads", type=int, help="Threads of the computation; PyTorch's choice unless given.")
+@click.option(
+    "--window", type=int, default=0, show_default=True, help="Shuffle inside windows of W blocks; 0: globally."
+)
+@_device_option
+@click.option("--checkpoint-every", type=click.IntRange(min=1), default=200, show_default=True, help="Steps.")
+@click.option("--log-every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps.")
+@click.option("--tensorboard", type=_PATH, help="Folder for TensorBoard as well.")
+def train(
+    data: str,
+    data_dir: str | None,
+    limit: int | None,
+    out: Path,
+    checkpoint_every: int,
+    log_every: int,
+    tensorboard: Path | None,
+    **fields: Any,
+) -> None:
+    """Train a model: plain, adversarially (--online), or on an ensemble (--online and --shards)."""
+    spec = checked(TrainSpec, _given(fields), where="train")
+    where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="train")
+    dataset = open_dataset(where.data, "train", data_dir=Path(data_dir) if data_dir else None, limit=where.limit)
+    made = train_model(
+        spec, dataset, out, checkpoint_every=checkpoint_every, log_every=log_every, tensorboard=tensorboard
+    )
+    state = (
+        "was finished before and was left alone" if made.was_complete else f"{made.steps} steps, {made.seconds:.1f} s"
+    )
+    click.echo(f"{made.path}: {state}; weights {made.digest[:16]}")
+
+
+@cli.command(
+    epilog="Example:  ensadv-data precompute --model b=b.safetensors --model c=c.safetensors --attack r-fgsm:alpha=0.1 "
+    "--draws 2 --out shards"
+)
+@_data_options
+@click.option("--model", "models", multiple=True, required=True, help="A static model, NAME=REF; may be repeated.")
+@click.option("--attack", "attacks", multiple=True, required=True, help="NAME[:KEY=VALUE,…]; may be repeated.")
+@click.option("--out", type=_PATH, required=True, help="Folder of the store.")
+@click.option("--draws", type=int, default=1, show_default=True, help="Perturbations an example.")
+@click.option("--mode", default="eval", show_default=True, help="eval, or train: dropout active.")
+@click.option("--zeros", default="keep", show_default=True, help="keep, or fill with a deterministic coin.")
+@click.option("--loss", default="margin", show_default=True, help="margin, or ce for comparison.")
+@_seed_option
+@click.option("--batch-size", type=int, default=64, show_default=True)
+@_device_option
+@click.option("--workers", type=click.IntRange(min=0), help="Processes here; one a core unless given; 0: this process.")
+@click.option("--scheduler", help="Address of a running dask cluster, tcp://…, instead of --workers.")
+def precompute(
+    data: str,
+    data_dir: str | None,
+    limit: int | None,
+    models: tuple[str, ...],
+    out: Path,
+    workers: int | None,
+    scheduler: str | None,
+    **fields: Any,
+) -> None:
+    """Compute the signed gradients of static models over a whole training set, into a store.
+
+    Ctrl-C at any time; the same command goes on where it stopped.
+    """
+    spec = checked(PrecomputeSpec, {**_given(fields), "models": _named(models)}, where="precompute")
+    where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="precompute")
+    outcome = precompute_store(spec, where, out, workers=workers, scheduler=scheduler)
+    for note in outcome.notes:
+        click.echo(f"note: {note}", err=True)
+    if outcome.was_complete:
+        click.echo(f"{out}: was finished before and was left alone; store {outcome.digest[:16]}")
+    else:
+        click.echo(
+            f"{out}: {outcome.computed} of {outcome.blocks} blocks computed in {outcome.seconds:.1f} s; "
+            f"store {outcome.digest[:16]}"
+        )
+
+
+@cli.command(
+    epilog="Example:  ensadv-data evaluate --target ens=ens.safetensors --source holdout=b2.safetensors --suite paper "
+    "--out result.json"
+)
+@_data_options
+@click.option("--target", "targets", multiple=True, required=True, help="[NAME=]REF; may be repeated.")
+@click.option("--source", "sources", multiple=True, help="Where attacks are transferred from, [NAME=]REF.")
+@click.option(
+    "--suite", default="paper", show_default=True, help="; ".join(f"{k}: {v.about}" for k, v in SUITES.items())
+)
+@click.option("--epsilon", default="0.3", show_default=True, help="L∞ radius, 0.3 or 16/255.")
+@_seed_option
+@click.option("--batch-size", type=int, default=250, show_default=True)
+@_device_option
+@click.option("--out", type=_PATH, help="JSON to write.")
+def evaluate(
+    data: str,
+    data_dir: str | None,
+    limit: int | None,
+    targets: tuple[str, ...],
+    sources: tuple[str, ...],
+    out: Path | None,
+    **fields: Any,
+) -> None:
+    """Measure targets on test images: clean, white-box, and under attacks transferred from sources."""
+    spec = checked(EvaluateSpec, {**_given(fields), "images": limit}, where="evaluate")
+    where = checked(DataSpec, {"data": data, "data_dir": data_dir}, where="evaluate")
+    result = evaluate_models(spec, where, targets=_named(targets), sources=_named(sources)).to_json()
+    if out is not None:
+        write_atomic(out, (json.dumps(result, indent=1) + "\n").encode())
+    _print_result(result)
+
+
+@cli.command(epilog="Example:  ensadv-data inspect shards")
+@click.argument("path", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(path: Path, as_json: bool) -> None:
+    """Show what a store or a weights file holds."""
+    if not is_store(path):
+        click.echo(json.dumps(describe_model(path), indent=1))
+        return
+    summary = describe_store(path)
+    if as_json:
+        click.echo(json.dumps(summary.to_json(), indent=1))
+        return
+    click.echo(
+        f"store   {summary.path}  {summary.bytes:,} bytes, {summary.draws} draws, {summary.blocks} blocks of "
+        f"{summary.block} images\ndigest  {summary.digest}\ndata    {summary.data}: {summary.n} images "
+        f"{'×'.join(map(str, summary.shape))}, digest {summary.data_digest}\nmode    {summary.mode}"
+    )
+    columns = ["source", "arch.", "attack", "kind", "epsilon", "zeros", "bits/value", "weights"]
+    rows = [
+        [
+            row.source,
+            row.architecture,
+            row.attack,
+            row.kind,
+            row.epsilon,
+            "–" if row.zeros is None else f"{100 * row.zeros:.2f}%",
+            f"{row.bits_per_value:.4f}",
+            row.source_digest[:16],
+        ]
+        for row in summary.entries
+    ]
+    _print_table("", columns, rows)
+
+
+@cli.command(
+    epilog="Example:  ensadv-data report --result result.json --log ens.jsonl --store shards --out report.html"
+)
+@click.option("--result", "results", multiple=True, type=_PATH, help="JSON of evaluate; may be repeated.")
+@click.option("--log", "logs", multiple=True, type=_PATH, help="JSON lines of train; may be repeated.")
+@click.option("--store", "stores", multiple=True, type=_PATH, help="A store to picture; may be repeated.")
+@_data_options
+@click.option("--title", default="ensadv-data", show_default=True)
+@click.option("--out", type=_PATH, required=True, help="HTML to write.")
+def report(
+    results: tuple[Path, ...],
+    logs: tuple[Path, ...],
+    stores: tuple[Path, ...],
+    data: str,
+    data_dir: str | None,
+    limit: int | None,
+    title: str,
+    out: Path,
+) -> None:
+    """Write one HTML file, readable offline, from results, logs and stores."""
+    images = open_dataset(data, "train", data_dir=Path(data_dir) if data_dir else None, limit=limit) if stores else None
+    path = write_report(out, title=title, results=results, logs=logs, stores=stores, data=images)
+    click.echo(f"report: {path}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line, and end with its exit code."""
+    sys.path.append(os.getcwd())  # python:MODULE:FACTORY finds a module of the folder one stands in
+    try:
+        cli.main(args=None if arguments is None else list(arguments), prog_name="ensadv-data", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped; the same command resumes", err=True)
+        sys.exit(130)
+    except EnsadvError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        traceback.print_exc()
+        click.echo(f"error: unexpected {type(error).__name__}; please report it with the lines above", err=True)
+        sys.exit(1)
+
+
+def _run(recipe: Recipe, out: Path, *, until: str | None, jobs: int | None) -> None:
+    runs = run_recipe(recipe, out, until=until, jobs=jobs, say=lambda line: click.echo(line))
+    for made in _of_kind(runs, "evaluate"):
+        result = json.loads((out / made.stage.output).read_text(encoding="utf-8"))
+        _print_result(result)
+    for made in _of_kind(runs, "report"):
+        click.echo(f"report: {out / made.stage.output}")
+
+
+def _of_kind(runs: Sequence[StageRun], kind: str) -> list[StageRun]:
+    return [made for made in runs if made.stage.kind == kind]
+
+
+def _print_result(result: Mapping[str, Any]) -> None:
+    columns, rows = summary_rows(result)
+    _print_table(
+        f"error in % with 95% interval; {result['data']}, {result['n']} images, epsilon {result['epsilon']:g}",
+        columns,
+        rows,
+    )
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(table)
+
+
+def _recipe_path(name: str) -> Path:
+    """A file, or a recipe of the package by its name."""
+    if Path(name).exists() or "/" in name or name.endswith(".toml"):
+        return Path(name)
+    folder = files("ensadv_data") / "pipelines"
+    known = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    if name not in known:
+        raise UnknownNameError("recipe", name, known)
+    return Path(str(folder / f"{name}.toml"))
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that have a value; the spec knows the defaults of the others."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _named(pairs: Sequence[str]) -> dict[str, str]:
+    """``NAME=REF`` or ``REF`` → {name: reference}; a bare reference is named after its file."""
+    names: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, reference = pair.partition("=")
+        if not equals or ":" in name or "/" in name or "," in name:
+            name, reference = Path(pair).stem, pair
+        if name in names:
+            raise InputError(f"expected a name of its own for each model, got {name!r} twice; use NAME=REF")
+        names[name] = reference
+    return names

@@ -1,0 +1,1 @@
+"""Measures of robustness: pure functions from models and images to frozen records."""

@@ -1,0 +1,218 @@
+"""White-box and transferred attacks: sources × targets, each perturbation computed once.
+
+A black-box row holds every source that is not the target itself. Evaluation moves away from the true label, or
+towards the least likely one; it never uses the predicted label, which is for training (App. C.2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
+from ensadv_data.attacks.gradient import logits_of
+from ensadv_data.data import Dataset
+from ensadv_data.errors import InputError, ModelError
+from ensadv_data.evaluation.interval import Rate
+from ensadv_data.keys import derive_key
+from ensadv_data.models import Model
+from ensadv_data.spec import AttackSpec
+
+__all__ = ["TargetResult", "Transfer", "measure_transfer"]
+
+Wrong = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """All that was measured on one target."""
+
+    target: str
+    digest: str
+    architecture: str
+    clean: Rate
+    white_box: Mapping[str, Rate]  # by attack
+    black_box: Mapping[str, Mapping[str, Rate]]  # by source, then attack
+    any_black_box: Rate | None  # images that at least one transferred attack fools
+
+    @property
+    def worst_black_box(self) -> tuple[str, str, Rate] | None:
+        """Source, attack and rate of the strongest transferred attack."""
+        rows = [(source, attack, rate) for source, by in self.black_box.items() for attack, rate in by.items()]
+        return max(rows, key=lambda row: row[2].errors, default=None)
+
+    @property
+    def mean_black_box(self) -> float | None:
+        """Mean error over all transferred attacks, in [0, 1]."""
+        rates = [rate.value for by in self.black_box.values() for rate in by.values()]
+        return math.fsum(rates) / len(rates) if rates else None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON: rates in [0, 1] with their 95% intervals."""
+        worst = self.worst_black_box
+        return {
+            "digest": self.digest,
+            "architecture": self.architecture,
+            "clean": self.clean.to_json(),
+            "white_box": {attack: rate.to_json() for attack, rate in self.white_box.items()},
+            "black_box": {
+                source: {attack: rate.to_json() for attack, rate in by.items()} for source, by in self.black_box.items()
+            },
+            "worst_black_box": worst and {"source": worst[0], "attack": worst[1], **worst[2].to_json()},
+            "mean_black_box": self.mean_black_box,
+            "any_black_box": self.any_black_box and self.any_black_box.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One evaluation: what was attacked with what, and how it went."""
+
+    data: str
+    n: int
+    epsilon: float
+    suite: str
+    sources: Mapping[str, str]  # name → digest
+    targets: tuple[TargetResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON; the same models and images give the same bytes."""
+        return {
+            "kind": "transfer",
+            "version": 1,
+            "data": self.data,
+            "n": self.n,
+            "epsilon": self.epsilon,
+            "suite": self.suite,
+            "sources": dict(self.sources),
+            "targets": {result.target: result.to_json() for result in self.targets},
+        }
+
+
+def measure_transfer(
+    targets: Sequence[Model],
+    sources: Sequence[Model],
+    dataset: Dataset,
+    *,
+    white_box: Sequence[AttackSpec],
+    black_box: Sequence[AttackSpec],
+    epsilon: float,
+    suite: str = "",
+    seed: int = 0,
+    batch_size: int = 250,
+    device: str = "cpu",
+    advance: Callable[[int], None] = lambda images: None,
+) -> Transfer:
+    """Measure every target against every attack.
+
+    Parameters
+    ----------
+    targets, sources
+        Models; a source with the weights of a target is not transferred to it (that would be white-box).
+    dataset
+        Test images with true labels.
+    white_box, black_box
+        Attacks on the target itself, and from each source.
+    epsilon, suite
+        For the record.
+    seed
+        Names the random steps and starts.
+    batch_size
+        Images at a time.
+    advance
+        Called with the number of images attacked, for a progress bar.
+
+    Raises
+    ------
+    ModelError
+        A model's output is not finite logits over the data set's classes.
+    InputError
+        No target, or two models of one name.
+    """
+    for role, models in (("target", targets), ("source", sources)):
+        names = [model.name for model in models]
+        if len(set(names)) < len(names):
+            raise InputError(f"expected a name of its own for each {role}, got {', '.join(names)}; use NAME=REF")
+    if not targets:
+        raise InputError("expected at least one target, got none")
+    count = _Counts(len(dataset))
+    for start in range(0, len(dataset), batch_size):
+        indices = np.arange(start, min(start + batch_size, len(dataset)))
+        images, labels = dataset.read(indices)
+        x = torch.from_numpy(images).to(device).float() / 255
+        y = torch.from_numpy(labels).to(device)
+
+        def attacked(model: Model, attack: AttackSpec, x: Any = x, y: Any = y, indices: Any = indices) -> torch.Tensor:
+            label = attack_label(model.module, x, attack, y)
+            key = derive_key("evaluation", seed, attack.label)
+            noise = noise_of(attack, dataset.shape, seed=key, examples=indices, device=device)
+            advance(len(indices))
+            return perturb(model.module, x, label, attack, noise=noise)
+
+        def wrong(model: Model, inputs: torch.Tensor, y: Any = y) -> Wrong:
+            logits = logits_of(model.module, inputs)
+            if logits.shape[1] != dataset.classes or not torch.isfinite(logits).all():
+                raise ModelError(
+                    f"{model.name}: expected finite logits over {dataset.classes} classes, got {tuple(logits.shape)}"
+                    f"{'' if torch.isfinite(logits).all() else ' with NaN or infinity'}"
+                )
+            missed: Wrong = (logits.argmax(1) != y).cpu().numpy()
+            return missed
+
+        for target in targets:
+            count.add((target.name, "clean"), indices, wrong(target, x))
+            for attack in white_box:
+                count.add((target.name, "white", attack.label), indices, wrong(target, attacked(target, attack)))
+        for source in sources:
+            others = [target for target in targets if target.digest != source.digest]
+            for attack in black_box if others else ():
+                x_adv = attacked(source, attack)
+                for target in others:
+                    count.add((target.name, "black", source.name, attack.label), indices, wrong(target, x_adv))
+    return Transfer(
+        data=f"{dataset.name}/{dataset.split}",
+        n=len(dataset),
+        epsilon=epsilon,
+        suite=suite,
+        sources={source.name: source.digest for source in sources},
+        targets=tuple(_result(target, sources, count) for target in targets),
+    )
+
+
+class _Counts:
+    """Which images were misclassified, by name of the measurement."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.wrong: dict[tuple[str, ...], Wrong] = {}
+
+    def add(self, name: tuple[str, ...], indices: npt.NDArray[np.int64], wrong: Wrong) -> None:
+        self.wrong.setdefault(name, np.zeros(self.n, bool))[indices] = wrong
+
+    def rate(self, name: tuple[str, ...]) -> Rate:
+        return Rate(int(self.wrong[name].sum()), self.n)
+
+
+def _result(target: Model, sources: Sequence[Model], count: _Counts) -> TargetResult:
+    mine = [name for name in count.wrong if name[0] == target.name]
+    black = [name for name in mine if name[1] == "black"]
+    fooled = np.logical_or.reduce([count.wrong[name] for name in black]) if black else None
+    return TargetResult(
+        target=target.name,
+        digest=target.digest,
+        architecture=target.architecture,
+        clean=count.rate((target.name, "clean")),
+        white_box={name[2]: count.rate(name) for name in mine if name[1] == "white"},
+        black_box={
+            source.name: {name[3]: count.rate(name) for name in black if name[2] == source.name}
+            for source in sources
+            if any(name[2] == source.name for name in black)
+        },
+        any_black_box=None if fooled is None else Rate(int(fooled.sum()), count.n),
+    )

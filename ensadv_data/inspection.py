@@ -1,0 +1,124 @@
+"""What a store or a model file holds, without computing anything."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ensadv_data.errors import InputError
+from ensadv_data.manifest import read_manifest
+from ensadv_data.models import read_metadata
+from ensadv_data.store import Store, open_store
+
+__all__ = ["EntrySummary", "StoreSummary", "describe_model", "describe_store"]
+
+_EPSILON = {
+    "sign": "any epsilon",
+    "rsign": "any epsilon above alpha = {alpha:g}",
+    "delta": "epsilon = {epsilon:g} only",
+}
+
+
+@dataclass(frozen=True)
+class EntrySummary:
+    """One source under one attack."""
+
+    source: str
+    architecture: str
+    attack: str
+    kind: str
+    epsilon: str
+    zeros: float | None  # share of values that are zero, in [0, 1]; None for deltas
+    bits_per_value: float  # of each draw, mask and padding included
+    source_digest: str
+
+
+@dataclass(frozen=True)
+class StoreSummary:
+    """A store as a whole."""
+
+    path: str
+    digest: str
+    data: str
+    data_digest: str
+    shape: tuple[int, int, int]
+    n: int
+    draws: int
+    blocks: int
+    block: int
+    bytes: int
+    mode: str
+    entries: tuple[EntrySummary, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def describe_store(path: Path) -> StoreSummary:
+    """Describe a complete store; every chunk's presence is looked at, no chunk is read.
+
+    Raises
+    ------
+    InputError
+        There is no complete store.
+    ChunkError
+        A chunk is missing.
+    """
+    store = open_store(path)
+    manifest = read_manifest(path)
+    header = store.header
+    return StoreSummary(
+        path=str(path),
+        digest=manifest.digest,
+        data=f"{header.data}/{header.split}",
+        data_digest=header.data_digest,
+        shape=header.shape,
+        n=header.n,
+        draws=header.draws,
+        blocks=header.blocks,
+        block=header.block,
+        bytes=sum(record.bytes for record in manifest.objects.values()),
+        mode=str(header.plan.get("mode")),
+        entries=tuple(_describe_entries(store, manifest.zeros)),
+    )
+
+
+def describe_model(path: Path) -> dict[str, Any]:
+    """Architecture, shape, digest and training record of a weights file of ours."""
+    return read_metadata(path)
+
+
+def is_store(path: Path) -> bool:
+    """Whether ``path`` looks like a store rather than a weights file.
+
+    Raises
+    ------
+    InputError
+        There is nothing at ``path``.
+    """
+    if not path.exists():
+        raise InputError(f"expected a store or a .safetensors file at {path}, found nothing")
+    return path.is_dir()
+
+
+def _describe_entries(store: Store, zeros: dict[str, int]) -> list[EntrySummary]:
+    values = store.header.draws * store.header.n * store.header.d
+    rows = []
+    for entry in store.entries:
+        sizes = store.object_sizes(entry)
+        packed = sum(size for name, size in sizes.items() if name != "label")
+        rows.append(
+            EntrySummary(
+                source=entry.source,
+                architecture=entry.architecture,
+                attack=entry.attack,
+                kind=entry.kind,
+                epsilon=_EPSILON[entry.kind].format(alpha=entry.alpha or 0, epsilon=entry.epsilon or 0),
+                zeros=None if entry.kind == "delta" else zeros.get(entry.key, 0) / values,
+                bits_per_value=8 * packed / values,
+                source_digest=entry.source_digest,
+            )
+        )
+    return rows

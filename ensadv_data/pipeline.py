@@ -1,0 +1,460 @@
+"""Recipes: a TOML file names stages; a stage whose inputs have not changed is skipped.
+
+    [data]                     data set of all stages
+    [defaults.train]           fields that every train stage starts from
+    [train.NAME]               → models/NAME.safetensors     fields of ``train``; shards are names of stages
+    [precompute.NAME]          → shards/NAME/                fields of ``precompute``; models are names of stages
+    [evaluate.NAME]            → results/NAME.json           targets, sources: names of stages or NAME=REF
+    [report]                   → report.html                 title
+
+Stages run in processes of their own, as many at once as there are cores, each computing with one thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ensadv_data.data import Dataset, open_dataset
+from ensadv_data.dist import available_cores
+from ensadv_data.errors import EnsadvError, InputError, Interrupted, OutputError, UnknownNameError
+from ensadv_data.evaluation.suites import suite_named
+from ensadv_data.evaluation.transfer import Transfer, measure_transfer
+from ensadv_data.files import sha256_of_file, write_atomic
+from ensadv_data.models import Model, load_model
+from ensadv_data.precompute import precompute
+from ensadv_data.progress import progress_bar, silence_bars
+from ensadv_data.report import write_report
+from ensadv_data.spec import DataSpec, EvaluateSpec, PrecomputeSpec, Spec, TrainSpec, checked, read_toml
+from ensadv_data.training import train
+
+__all__ = ["Recipe", "Stage", "StageRun", "evaluate", "read_recipe", "run_recipe", "selected"]
+
+Kind = Literal["train", "precompute", "evaluate", "report"]
+_KINDS: tuple[Kind, ...] = ("train", "precompute", "evaluate", "report")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a recipe."""
+
+    name: str
+    kind: Kind
+    spec: Spec | None
+    inputs: tuple[str, ...]  # names of the stages whose outputs it reads
+    options: Mapping[str, Any] = field(default_factory=dict)  # what the spec does not hold: names of models
+
+    @property
+    def output(self) -> str:
+        """Path in the output folder."""
+        return {
+            "train": f"models/{self.name}.safetensors",
+            "precompute": f"shards/{self.name}",
+            "evaluate": f"results/{self.name}.json",
+            "report": "report.html",
+        }[self.kind]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe; stages stand in an order in which they can run."""
+
+    name: str
+    data: DataSpec
+    stages: tuple[Stage, ...]
+
+    def stage(self, name: str) -> Stage:
+        """Look a stage up.
+
+        Raises
+        ------
+        UnknownNameError
+            There is none of that name; the message lists them.
+        """
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise UnknownNameError("stage", name, [stage.name for stage in self.stages])
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What happened to a stage."""
+
+    stage: Stage
+    skipped: bool
+    seconds: float
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises
+    ------
+    InputError
+        A field is wrong, a stage reads one that does not exist, or stages read each other in a circle.
+    """
+    table = read_toml(path)
+    unknown = [key for key in table if key not in ("name", "data", "defaults", *_KINDS)]
+    if unknown:
+        raise UnknownNameError(f"table in {path}", unknown[0], ("name", "data", "defaults", *_KINDS))
+    data = checked(DataSpec, _table(table, "data", path), where=f"{path}: data")
+    defaults = _table(table, "defaults", path)
+    kinds: dict[str, Kind] = {}
+    for kind in _KINDS[:3]:
+        for name in _table(table, kind, path):
+            if name in kinds:
+                raise InputError(f"{path}: expected each stage to have a name of its own, got {name!r} twice")
+            kinds[name] = kind
+    stages = []
+    for name, kind in kinds.items():
+        fields = {**_table(defaults, kind, path), **_table(_table(table, kind, path), name, path)}
+        stages.append(_stage(name, kind, fields, kinds, where=f"{path}: {kind}.{name}"))
+    if "report" in table:
+        options = _table(table, "report", path)
+        inputs = tuple(kinds)
+        stages.append(Stage("report", "report", None, inputs, {"title": str(options.get("title", path.stem))}))
+    return Recipe(str(table.get("name", path.stem)), data, _ordered(stages, path))
+
+
+def selected(recipe: Recipe, until: str | None) -> tuple[Stage, ...]:
+    """The stage ``until`` and all that it needs, in order; every stage where it is None."""
+    if until is None:
+        return recipe.stages
+    needed, todo = set(), [recipe.stage(until)]
+    while todo:
+        stage = todo.pop()
+        needed.add(stage.name)
+        todo += [recipe.stage(name) for name in stage.inputs if name not in needed]
+    return tuple(stage for stage in recipe.stages if stage.name in needed)
+
+
+def run_recipe(
+    recipe: Recipe,
+    out: Path,
+    *,
+    until: str | None = None,
+    jobs: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[StageRun]:
+    """Run what has changed, and skip the rest.
+
+    Parameters
+    ----------
+    out
+        Folder of the outputs: models, shards, results, report, and the stages' state.
+    until
+        Only this stage and those that it needs.
+    jobs
+        Stages at once, each in a process of its own; None: one a core.
+    say
+        Called with a line for each stage that ends.
+
+    Raises
+    ------
+    OutputError
+        ``out`` holds something else.
+    Interrupted
+        Ctrl-C; what is done is kept, and the same command resumes.
+    """
+    stages = selected(recipe, until)
+    jobs = jobs or available_cores()
+    _claim(out, recipe)
+    plan = _Plan(recipe, out, jobs)
+    done: list[StageRun] = []
+
+    def finished(run: StageRun) -> None:
+        done.append(run)
+        say(f"{run.stage.kind:<10} {run.stage.name:<16} {'unchanged' if run.skipped else f'{run.seconds:6.1f} s'}")
+
+    with progress_bar(recipe.name, total=len(stages), unit="stages") as advance:
+        if jobs == 1:
+            for stage in stages:
+                finished(_run_stage(plan, stage))
+                advance(1)
+            return done
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_child, initargs=(os.getpid(),))
+        waiting, running = list(stages), dict[Future[StageRun], Stage]()
+        try:
+            while waiting or running:
+                busy = {stage.name for stage in (*waiting, *running.values())}
+                for stage in [s for s in waiting if not busy & set(s.inputs)][: jobs - len(running)]:
+                    running[pool.submit(_run_in_child, plan, stage)] = stage
+                    waiting.remove(stage)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    running.pop(future)
+                    finished(future.result())
+                    advance(1)
+        except KeyboardInterrupt:
+            raise Interrupted(f"{out}: stopped; what is done is kept, and the same command resumes") from None
+        except BrokenProcessPool:
+            raise EnsadvError(f"{out}: a stage's process died (out of memory?); the same command resumes") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return done
+
+
+def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], sources: Mapping[str, str]) -> Transfer:
+    """Measure targets under a suite, on the test images; names map to model references.
+
+    Raises
+    ------
+    InputError
+        A model, suite or data set is wrong.
+    """
+    suite = suite_named(spec.suite)
+    white_box, black_box = suite.attacks(epsilon=spec.epsilon)
+    dataset = _opened(data.model_copy(update={"limit": spec.images}), "test")
+    loaded = {
+        reference: load_model(reference, device=spec.device)
+        for reference in dict.fromkeys((*targets.values(), *sources.values()))
+    }
+    models = [[_renamed(loaded[ref], name) for name, ref in role.items()] for role in (targets, sources)]
+    work = (len(targets) * len(white_box) + len(sources) * len(black_box)) * len(dataset)
+    with progress_bar("evaluate", total=work, unit="attacks") as advance:
+        return measure_transfer(
+            models[0],
+            models[1],
+            dataset,
+            white_box=white_box,
+            black_box=black_box,
+            epsilon=spec.epsilon,
+            suite=spec.suite,
+            seed=spec.seed,
+            batch_size=spec.batch_size,
+            device=spec.device,
+            advance=advance,
+        )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a stage's process needs to know of the run."""
+
+    recipe: Recipe
+    out: Path
+    jobs: int
+
+    def path(self, stage: Stage) -> Path:
+        return self.out / stage.output
+
+    def state_path(self, stage: Stage) -> Path:
+        return self.out / "state" / f"{stage.name}.json"
+
+    def state(self, stage: Stage) -> dict[str, Any]:
+        try:
+            state = json.loads(self.state_path(stage).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
+
+    def digest(self, stage: Stage) -> str:
+        """Of everything that the stage's output depends on."""
+        data = _opened(self.recipe.data, "train")
+        about = {
+            "kind": stage.kind,
+            "spec": stage.spec and json.loads(stage.spec.model_dump_json()),
+            "options": dict(stage.options),
+            "data": [data.name, data.digest, len(data)],
+            "inputs": {name: self.fingerprint(self.recipe.stage(name)) for name in stage.inputs},
+        }
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+    def fingerprint(self, stage: Stage) -> str | None:
+        """SHA-256 of the stage's output; of its manifest where it is a store."""
+        path = self.path(stage)
+        path = path / "manifest.json" if stage.kind == "precompute" else path
+        return sha256_of_file(path) if path.is_file() else None
+
+
+def _run_stage(plan: _Plan, stage: Stage) -> StageRun:
+    """Run a stage, or skip it when its digest and its output are the ones of its last run."""
+    began = time.perf_counter()
+    digest, state, output = plan.digest(stage), plan.state(stage), plan.fingerprint(stage)
+    if output is not None and state.get("digest") == digest and state.get("output") == output:
+        return StageRun(stage, skipped=True, seconds=float(state.get("seconds", 0)))
+    if output is not None and state.get("output") == output and state.get("digest") != digest:
+        path = plan.path(stage)  # ours, and made from other inputs
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    _WORK[stage.kind](plan, stage)
+    seconds = time.perf_counter() - began
+    record = {"digest": digest, "output": plan.fingerprint(stage), "seconds": round(seconds, 3)}
+    write_atomic(plan.state_path(stage), (json.dumps(record, sort_keys=True) + "\n").encode())
+    return StageRun(stage, skipped=False, seconds=seconds)
+
+
+def _train(plan: _Plan, stage: Stage) -> None:
+    spec = stage.spec
+    if not isinstance(spec, TrainSpec):
+        raise TypeError(stage.name)
+    shards = tuple(str(plan.path(plan.recipe.stage(name))) for name in spec.shards)
+    threads = spec.threads or (1 if spec.device == "cpu" else None)
+    train(
+        spec.model_copy(update={"shards": shards, "threads": threads}),
+        _opened(plan.recipe.data, "train"),
+        plan.path(stage),
+    )
+
+
+def _precompute(plan: _Plan, stage: Stage) -> None:
+    spec = stage.spec
+    if not isinstance(spec, PrecomputeSpec):
+        raise TypeError(stage.name)
+    models = {name: _reference(plan, ref) for name, ref in spec.models.items()}
+    precompute(spec.model_copy(update={"models": models}), plan.recipe.data, plan.path(stage), workers=plan.jobs)
+
+
+def _evaluate(plan: _Plan, stage: Stage) -> None:
+    spec = stage.spec
+    if not isinstance(spec, EvaluateSpec):
+        raise TypeError(stage.name)
+    targets, sources = (
+        {name: _reference(plan, ref) for name, ref in stage.options[role].items()} for role in ("targets", "sources")
+    )
+    result = evaluate(spec, plan.recipe.data, targets=targets, sources=sources)
+    text = json.dumps(result.to_json(), indent=1) + "\n"
+    write_atomic(plan.path(stage), text.encode())
+
+
+def _report(plan: _Plan, stage: Stage) -> None:
+    made = [plan.recipe.stage(name) for name in stage.inputs]
+    paths = {kind: [plan.path(s) for s in made if s.kind == kind and plan.path(s).exists()] for kind in _KINDS}
+    write_report(
+        plan.path(stage),
+        title=str(stage.options["title"]),
+        results=paths["evaluate"],
+        logs=[path.with_suffix(".jsonl") for path in paths["train"]],
+        stores=paths["precompute"],
+        data=_opened(plan.recipe.data, "train"),
+        stages={s.name: float(plan.state(s).get("seconds", 0)) for s in made},
+    )
+
+
+_WORK: Mapping[Kind, Callable[[_Plan, Stage], None]] = {
+    "train": _train,
+    "precompute": _precompute,
+    "evaluate": _evaluate,
+    "report": _report,
+}
+
+
+def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Kind], *, where: str) -> Stage:
+    """Check one stage's fields, and find the stages that it reads."""
+    options: dict[str, Any] = {}
+    if kind == "precompute":
+        fields["models"] = _names(fields.get("models", {}), where=f"{where}: models")
+        spec: Spec = checked(PrecomputeSpec, fields, where=where)
+        inputs = [ref for ref in fields["models"].values() if kinds.get(ref) == "train"]
+    elif kind == "train":
+        spec = checked(TrainSpec, fields, where=where)
+        inputs = list(spec.shards) if isinstance(spec, TrainSpec) else []
+        for shard in inputs:
+            if kinds.get(shard) != "precompute":
+                stages = [other for other, k in kinds.items() if k == "precompute"]
+                raise UnknownNameError(f"precompute stage in {where}", shard, stages)
+    else:
+        for role in ("targets", "sources"):
+            options[role] = _names(fields.pop(role, {}), where=f"{where}: {role}")
+        spec = checked(EvaluateSpec, fields, where=where)
+        named = (*options["targets"].values(), *options["sources"].values())
+        inputs = [ref for ref in dict.fromkeys(named) if kinds.get(ref) == "train"]
+    return Stage(name, kind, spec, tuple(inputs), options)
+
+
+def _names(value: Any, *, where: str) -> dict[str, str]:
+    """``["a", "b"]`` or ``{name = "ref"}`` → {name: stage or reference}."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return {item: item for item in value}
+    if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
+        return dict(value)
+    raise InputError(f'{where}: expected a list of stages or a table of NAME = "REF", got {value!r}')
+
+
+def _ordered(stages: list[Stage], path: Path) -> tuple[Stage, ...]:
+    """Stages after those that they read, otherwise as written."""
+    known, placed, rest = {stage.name for stage in stages}, list[Stage](), list(stages)
+    while rest:
+        names = {stage.name for stage in placed}
+        ready = [stage for stage in rest if all(name in names or name not in known for name in stage.inputs)]
+        if not ready:
+            raise InputError(f"{path}: stages read each other in a circle: {', '.join(s.name for s in rest)}")
+        placed.append(ready[0])
+        rest.remove(ready[0])
+    return tuple(placed)
+
+
+def _reference(plan: _Plan, name: str) -> str:
+    """A stage's weights, or a model reference of the user's."""
+    for stage in plan.recipe.stages:
+        if stage.name == name and stage.kind == "train":
+            return str(plan.path(stage))
+    return name
+
+
+def _claim(out: Path, recipe: Recipe) -> None:
+    """An output folder belongs to one recipe, and is never one that holds something else."""
+    marker = out / "state" / "recipe.json"
+    text = (json.dumps({"recipe": recipe.name}) + "\n").encode()
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"expected a folder at {out}, found a file; choose another --out")
+    if marker.is_file():
+        if marker.read_bytes() != text:
+            raise OutputError(f"{out} holds the outputs of another recipe; choose another --out")
+    elif out.is_dir() and any(out.iterdir()):
+        raise OutputError(
+            f"{out} holds something else than a recipe's outputs; it was not touched: choose another --out"
+        )
+    else:
+        write_atomic(marker, text)
+
+
+def _table(table: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+    value = table.get(key, {})
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a table [{key}], got {value!r}")
+    return dict(value)
+
+
+def _opened(data: DataSpec, split: str) -> Dataset:
+    data_dir = None if data.data_dir is None else Path(data.data_dir)
+    return open_dataset(data.data, split, data_dir=data_dir, limit=data.limit)
+
+
+def _renamed(model: Model, name: str) -> Model:
+    return replace(model, name=name)
+
+
+def _start_child(parent: int) -> None:
+    """A stage's process shows no bars, leaves Ctrl-C to its stage, and never outlives its parent."""
+    silence_bars()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run_in_child(plan: _Plan, stage: Stage) -> StageRun:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return _run_stage(plan, stage)
+    except KeyboardInterrupt:
+        raise Interrupted(f"{stage.name}: stopped; the same command resumes") from None
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

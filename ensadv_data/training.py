@@ -39,7 +39,7 @@ from ensadv_data.models import build_model, read_metadata, save_model
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import TrainSpec
 
-__all__ = ["Trained", "learning_rate", "train"]
+__all__ = ["Trained", "TrainingRun", "learning_rate", "train"]
 
 _ONLINE_STREAM = 3  # of the random step of an online R+ attack
 
@@ -91,7 +91,7 @@ def train(
         Ctrl-C; a checkpoint is kept, and the same command resumes.
     """
     began = time.perf_counter()
-    run = _Run(spec, dataset, out)
+    run = TrainingRun(spec, dataset, out)
     total = spec.epochs * run.schedule.steps
     if (digest := _digest_of_finished(out, run.record)) is not None:
         return Trained(out, digest, total, time.perf_counter() - began, was_complete=True)
@@ -129,7 +129,7 @@ def train(
     return Trained(out, digest, total, time.perf_counter() - began)
 
 
-class _Run:
+class TrainingRun:
     """The state that a checkpoint holds: model, optimizer, meters."""
 
     def __init__(self, spec: TrainSpec, dataset: Dataset, out: Path) -> None:

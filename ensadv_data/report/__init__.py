@@ -1,0 +1,101 @@
+"""The report: one HTML file that opens anywhere, offline, from results, logs and stores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ensadv_data.data import Dataset
+from ensadv_data.errors import QuantityError
+from ensadv_data.files import write_atomic
+from ensadv_data.report.charts import draw_errors, draw_losses, draw_pictures
+from ensadv_data.report.inputs import read_log, read_result
+from ensadv_data.report.page import (
+    describe_mix,
+    describe_result,
+    describe_stores,
+    in_one_word,
+    render_page,
+)
+from ensadv_data.store import open_store
+
+__all__ = ["write_report"]
+
+
+def write_report(
+    out: Path,
+    *,
+    title: str,
+    results: Sequence[Path] = (),
+    logs: Sequence[Path] = (),
+    stores: Sequence[Path] = (),
+    data: Dataset | None = None,
+    stages: Mapping[str, float] | None = None,
+    epsilon: float = 0.3,
+) -> Path:
+    """Write the report; equal input gives equal bytes.
+
+    Parameters
+    ----------
+    out
+        The HTML file. It needs no network, no script and no other file.
+    title
+        Heading of the page, as plain text.
+    results
+        JSON files of ``ensadv-data evaluate``: error rates in [0, 1] with their 95% intervals.
+    logs
+        ``.jsonl`` files of training runs; a model is called as its log is.
+    stores
+        Folders of complete stores.
+    data
+        The training images that the stores belong to, uint8 (N, C, H, W); without them there are no pictures.
+    stages
+        Seconds that each stage took.
+    epsilon
+        L∞ radius of the pictures, pixels in [0, 1]; a perturbation of an iterative attack keeps its own.
+
+    Returns
+    -------
+    Path
+        ``out``.
+
+    Raises
+    ------
+    InputError
+        A file is missing or is not what it should be, or a store is for images of another shape.
+    QuantityError
+        ``epsilon`` is outside [0, 1], or a time is negative.
+    AlignmentError
+        A store was made for other images than ``data``.
+    ChunkError
+        A chunk of a store is missing, truncated or corrupted.
+    OutputError
+        ``out`` cannot be written.
+    """
+    if not 0 <= epsilon <= 1:
+        raise QuantityError(f"epsilon: expected an L∞ radius in [0, 1], got {epsilon:g}; 16/255 is {16 / 255:.4f}")
+    for name, seconds in (stages or {}).items():
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise QuantityError(f"stage {name!r}: expected seconds from 0 up, got {seconds:g}; measure it again")
+    read = [read_result(path) for path in results]
+    runs = [read_log(path) for path in logs]
+    opened = [open_store(path) for path in stores]
+    page = render_page(
+        title=title,
+        epsilon=epsilon,
+        data=in_one_word([result.data for result in read] or ([data.name] if data is not None else [])),
+        n_test=in_one_word([result.n for result in read]),
+        n_train=None if data is None else len(data),
+        results=[
+            describe_result(result, chart=draw_errors(result, salt=f"errors {number}"))
+            for number, result in enumerate(read)
+        ],
+        mixes=[mix for run in runs if (mix := describe_mix(run)) is not None],
+        sources=describe_stores(opened),
+        curves=[{"name": run.name, "charts": draw_losses(run, salt=f"losses {i}")} for i, run in enumerate(runs)],
+        pictures=None if data is None else draw_pictures(data, opened, epsilon=epsilon),
+        stages=dict(stages or {}),
+    )
+    write_atomic(out, page.encode("utf-8", "replace"))  # a name may hold half of a surrogate pair
+    return out

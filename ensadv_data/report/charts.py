@@ -1,0 +1,278 @@
+"""What the page shows: charts as SVG whose colours follow the page's, and images as PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ensadv_data.codec import apply_deltas, apply_signs, random_bits
+from ensadv_data.data import Dataset, digest_examples
+from ensadv_data.errors import AlignmentError, InputError
+from ensadv_data.report.inputs import Curve, Result, Run
+from ensadv_data.store import Entry, Store
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_errors", "draw_losses", "draw_pictures", "encode_png", "perturb_images"]
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+
+# Colours that stand for variables of the page's style sheet, so that a chart follows light, dark and print.
+_INK, _RULE, _ONE, _TWO = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f"
+_VARIABLES = {_INK: "var(--ink)", _RULE: "var(--rule)", _ONE: "var(--one)", _TWO: "var(--two)"}
+_SETTINGS: Any = {
+    "svg.fonttype": "none",  # text stays text: smaller, and can be selected and read aloud
+    "text.parse_math": False,  # names come from users; a dollar sign is a dollar sign
+    "font.size": 12,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _RULE,
+    "xtick.color": _RULE,
+    "ytick.color": _RULE,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "grid.color": _RULE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+}
+
+_SCALE = 3  # of a picture; nearest neighbour, since single pixels matter
+_SIDE = 64  # larger images are cut to their middle, which keeps the page small
+_LOOKED_AT = 512  # examples among which one of each class is looked for
+_STRIPS = 12  # sources and attacks shown
+
+
+def draw_errors(result: Result, *, salt: str) -> str:
+    """White-box FGSM beside the worst black-box error of each target, with 95% intervals, as SVG."""
+    count = len(result.targets)
+    with _drawing(salt, 560, 46 * count + 58) as (axes, finish):
+        for row, target in enumerate(result.targets):
+            pair = ((target.fgsm, -0.16, _ONE, "o"), (target.worst and target.worst[2], 0.16, _TWO, "s"))
+            for rate, offset, colour, marker in pair:
+                if rate is None:
+                    continue
+                reach = [[max(0.0, 100 * (rate.error - rate.low))], [max(0.0, 100 * (rate.high - rate.error))]]
+                axes.errorbar(
+                    [100 * rate.error], [row + offset], xerr=reach, fmt=marker, color=colour, capsize=4, markersize=6
+                )
+        axes.set_yticks(range(count), [_shortened(target.name) for target in result.targets])
+        axes.set_ylim(count - 0.5, -0.5)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("error, %, with 95% interval")
+        axes.grid(axis="x", linewidth=0.6)
+        axes.tick_params(axis="y", length=0)
+        return finish(f"White-box FGSM and worst black-box error of {count} targets; the table above has the figures")
+
+
+def draw_losses(run: Run, *, salt: str) -> list[dict[str, str]]:
+    """Clean and adversarial loss per epoch, one small chart for each source, all of a run on one scale."""
+    drawn = {name: curve for name, curve in run.curves.items() if _values(curve)}
+    top = max((value for curve in drawn.values() for value in _values(curve)), default=1.0)
+    charts = []
+    for number, (name, curve) in enumerate(drawn.items()):
+        with _drawing(f"{salt} {number}", 270, 180) as (axes, finish):
+            epochs = [epoch + 1 for epoch in curve.epochs]
+            for values, colour, line, marker in (
+                (curve.clean, _ONE, "-", "o"),
+                (curve.adversarial, _TWO, "--", "s"),
+            ):
+                if any(value is not None for value in values):
+                    heights = [float("nan") if value is None else value for value in values]
+                    axes.plot(epochs, heights, line, color=colour, marker=marker, markersize=4, linewidth=1.6)
+            axes.set_ylim(0, 1.08 * top or 1.0)
+            axes.set_xlim(epochs[0] - 0.3, epochs[-1] + 0.3)
+            axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+            axes.set_xlabel("epoch")
+            axes.set_ylabel("loss")
+            axes.grid(axis="y", linewidth=0.6)
+            svg = finish(f"Clean and adversarial loss per epoch, source {name} of {run.name}")
+        charts.append({"source": name, "svg": svg})
+    return charts
+
+
+def draw_pictures(data: Dataset, stores: Sequence[Store], *, epsilon: float) -> dict[str, Any]:
+    """Some training images, clean and under each source and attack of the stores, as PNG.
+
+    Parameters
+    ----------
+    data
+        The images that the stores belong to, uint8 (N, C, H, W).
+    epsilon
+        L∞ radius, pixels in [0, 1].
+
+    Raises
+    ------
+    InputError
+        A store is for images of another shape, or holds none of the images.
+    AlignmentError
+        An image is not the one that a store was made for.
+    """
+    for store in stores:
+        if store.header.shape != data.shape:
+            raise InputError(
+                f"{store.path}: expected directions for images of shape {data.shape}, got {store.header.shape}; "
+                f"was the store made for {store.header.data} rather than {data.name}?"
+            )
+    first = np.arange(min([len(data), _LOOKED_AT, *(store.header.n for store in stores)]))
+    images, labels = data.read(first)
+    _, where = np.unique(labels, return_index=True)
+    rows = where[: 6 if max(data.shape[1:]) <= _SIDE // 2 else 3].astype(np.int64)
+    images, labels = images[rows], labels[rows]
+    for store in stores:
+        _prove(store, images, rows)
+    clean = images.astype(np.float32) / 255
+    entries = [(store, entry) for store in stores for entry in store.entries]
+    strips = []
+    for store, entry in entries[:_STRIPS]:
+        radius = entry.epsilon if entry.kind == "delta" and entry.epsilon is not None else epsilon
+        x_adv = perturb_images(store, entry, images, rows, epsilon=epsilon)
+        change = (x_adv - clean) / (2 * radius or 1) + 0.5
+        name = entry.key if len(stores) == 1 else f"{store.path.name}/{entry.key}"
+        strips.append({"name": name, "epsilon": radius, "adversarial": _strip(x_adv), "change": _strip(change)})
+    return {
+        "labels": labels.tolist(),
+        "clean": _strip(clean),
+        "strips": strips,
+        "left_out": len(entries) - len(strips),
+        "is_cut": max(data.shape[1:]) > _SIDE,
+    }
+
+
+def perturb_images(store: Store, entry: Entry, images_BCHW: U8, rows_B: I64, *, epsilon: float) -> F32:
+    """The first draw of an entry applied to its images, as training applies it with the stored random step.
+
+    Parameters
+    ----------
+    images_BCHW
+        uint8 of shape (B, C, H, W).
+    rows_B
+        int64 (B,): index of each image in the data set.
+    epsilon
+        L∞ radius, pixels in [0, 1]; a delta keeps the one that it was made for.
+
+    Returns
+    -------
+    float32 (B, C, H, W), values in [0, 1].
+
+    Raises
+    ------
+    ChunkError
+        A chunk of the store is missing, truncated or corrupted.
+    """
+    x = np.ascontiguousarray(images_BCHW).reshape(len(rows_B), -1)
+    draws = np.zeros_like(rows_B)
+    planes = store.gather(entry, draws, rows_B)
+    if planes.delta is not None:
+        own = np.full(len(rows_B), entry.epsilon, np.float32)
+        return apply_deltas(x, planes.delta, epsilon=own).reshape(images_BCHW.shape)
+    if planes.direction is None:
+        raise InputError(f"{store.path}: {entry.key}: expected directions, got none; make the store again")
+    radius = np.full(len(rows_B), epsilon, np.float32)
+    if entry.kind == "sign":
+        return apply_signs(x, planes.direction, planes.nonzero, epsilon=radius).reshape(images_BCHW.shape)
+    alpha = np.minimum(np.float32(entry.alpha or 0), radius)
+    step = random_bits(entry.seed, draws, rows_B, d=x.shape[1])
+    moved = apply_signs(x, step, epsilon=alpha)
+    apply_signs(moved, planes.direction, planes.nonzero, epsilon=radius - alpha, out=moved)
+    return moved.reshape(images_BCHW.shape)
+
+
+def encode_png(pixels_HWC: U8) -> bytes:
+    """A PNG of uint8 pixels (H, W, C), grey for C = 1 and RGB for C = 3, 8 bits a channel, no metadata."""
+    height, width, channels = pixels_HWC.shape
+    colour = {1: 0, 3: 2}[channels]
+    lines = np.concatenate([np.zeros((height, 1), np.uint8), pixels_HWC.reshape(height, -1)], axis=1)  # filter 0
+    chunks = (
+        (b"IHDR", struct.pack(">2I5B", width, height, 8, colour, 0, 0, 0)),
+        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
+        (b"IEND", b""),
+    )
+    parts = [struct.pack(">I", len(b)) + name + b + struct.pack(">I", zlib.crc32(name + b)) for name, b in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _prove(store: Store, images_BCHW: U8, rows_B: I64) -> None:
+    found, expected = digest_examples(images_BCHW), store.example_digests()[rows_B]
+    for row, ours, theirs in zip(rows_B, found, expected, strict=True):
+        if ours != theirs:
+            raise AlignmentError(
+                f"{store.path}: example {row}: expected an image with digest {theirs:016x}, got {ours:016x}; "
+                f"pass the images that the store was made for ({store.header.data}, {store.header.split})"
+            )
+
+
+def _strip(values_BCHW: npt.NDArray[np.floating[Any]]) -> list[dict[str, Any]]:
+    """Each image, values in [0, 1], as a data URI with its size in pixels."""
+    _, channels, height, width = values_BCHW.shape
+    top, left = max(0, (height - _SIDE) // 2), max(0, (width - _SIDE) // 2)
+    shown = values_BCHW[:, : 3 if channels >= 3 else 1, top : top + _SIDE, left : left + _SIDE]
+    pixels_BHWC = np.rint(255 * np.clip(shown, 0, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
+    large = pixels_BHWC.repeat(_SCALE, axis=1).repeat(_SCALE, axis=2)
+    codes = (base64.b64encode(encode_png(image)).decode("ascii") for image in large)
+    return [
+        {"uri": f"data:image/png;base64,{code}", "width": large.shape[2], "height": large.shape[1]} for code in codes
+    ]
+
+
+def _values(curve: Curve) -> list[float]:
+    return [value for value in (*curve.clean, *curve.adversarial) if value is not None]
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 24 else name[:23] + "…"
+
+
+@contextmanager
+def _drawing(salt: str, width: int, height: int) -> Iterator[tuple[Axes, Callable[[str], str]]]:
+    """Axes of a figure of ``width`` × ``height`` CSS pixels, and what turns it into SVG.
+
+    Nobody's settings reach the chart, and ours do not leave this context. The ids in the SVG come from
+    ``salt`` and from what is drawn, so that they are the same in every run and differ between charts.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's browser has the font
+        mpl.rcdefaults()
+        mpl.rcParams.update({**_SETTINGS, "svg.hashsalt": salt})
+        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+        yield figure.subplots(), lambda label: _svg(figure, label)
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """The figure as an ``svg`` element for a page: no prologue, no metadata, no size that a phone cannot hold."""
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    text = file.getvalue()
+    body = text[text.index(">", text.index("<svg")) + 1 :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', body))
+    names = {name for pair in used for name in pair}
+    body = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in names else "", body)
+    for colour, variable in _VARIABLES.items():
+        body = body.replace(colour, variable)
+    body = re.sub(r"\n\s*", "\n", body).strip()
+    width, height = (round(72 * inches) for inches in figure.get_size_inches())
+    head = f'<svg role="img" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    return f'{head} aria-label="{_escaped(label)}">\n{body}\n'
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")

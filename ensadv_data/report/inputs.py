@@ -1,0 +1,235 @@
+"""What a report is made from: results and logs, read and checked, so that a message names file and place."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ensadv_data.errors import InputError
+
+__all__ = ["Curve", "Rate", "Result", "Run", "Target", "read_log", "read_result"]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """An error rate with its 95% interval, all in [0, 1]."""
+
+    error: float
+    low: float
+    high: float
+
+    def overlaps(self, other: Rate) -> bool:
+        """Whether the intervals have a point in common."""
+        return self.low <= other.high and other.low <= self.high
+
+
+@dataclass(frozen=True)
+class Target:
+    """All that was measured on one target."""
+
+    name: str
+    architecture: str
+    digest: str
+    clean: Rate
+    white_box: Mapping[str, Rate]  # by attack
+    black_box: Mapping[str, Mapping[str, Rate]]  # by source, then attack
+    any_black_box: Rate | None
+
+    @property
+    def fgsm(self) -> Rate | None:
+        """White-box FGSM; of several, the first."""
+        return next((rate for attack, rate in self.white_box.items() if attack.partition(":")[0] == "fgsm"), None)
+
+    @property
+    def worst(self) -> tuple[str, str, Rate] | None:
+        """Source, attack and rate of the strongest transferred attack; of equal ones, the first."""
+        rows = [(source, attack, rate) for source, by in self.black_box.items() for attack, rate in by.items()]
+        return max(rows, key=lambda row: row[2].error, default=None)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean error over all transferred attacks, in [0, 1]."""
+        rates = [rate.error for by in self.black_box.values() for rate in by.values()]
+        return math.fsum(rates) / len(rates) if rates else None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation."""
+
+    name: str
+    data: str
+    n: int
+    epsilon: float
+    suite: str
+    sources: tuple[str, ...]
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean losses of one source, for each finished epoch; None where the source was not drawn."""
+
+    epochs: tuple[int, ...] = ()
+    steps: tuple[int, ...] = ()
+    clean: tuple[float | None, ...] = ()
+    adversarial: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, by source."""
+
+    name: str
+    curves: Mapping[str, Curve]
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A value of a file with its place, so that a message can name both."""
+
+    file: str  # the path, for a log with the number of the line
+    remedy: str
+    value: Any
+    keys: tuple[str, ...] = ()
+
+    def fail(self, expected: str) -> InputError:
+        got = "nothing" if self.value is _NOTHING else _shortened(self.value)
+        place = f"{self.file}: {'.'.join(self.keys)}" if self.keys else self.file
+        return InputError(f"{place}: expected {expected}, got {got}; {self.remedy}")
+
+    def at(self, key: str) -> _Node:
+        return _Node(self.file, self.remedy, self.table().get(key, _NOTHING), (*self.keys, key))
+
+    def table(self) -> dict[str, Any]:
+        if not isinstance(self.value, dict):
+            raise self.fail("a JSON object")
+        return self.value
+
+    def items(self) -> Iterator[tuple[str, _Node]]:
+        return ((key, self.at(key)) for key in self.table())
+
+    def text(self) -> str:
+        if not isinstance(self.value, str):
+            raise self.fail("a text")
+        return self.value
+
+    def count(self, least: int = 0) -> int:
+        if not isinstance(self.value, int) or isinstance(self.value, bool) or self.value < least:
+            raise self.fail(f"an integer from {least} up")
+        return self.value
+
+    def share(self) -> float:
+        if not isinstance(self.value, int | float) or isinstance(self.value, bool) or not 0 <= self.value <= 1:
+            raise self.fail("a number in [0, 1]")
+        return float(self.value)
+
+    def loss(self) -> float | None:
+        """None also where training diverged: the chart then has a gap."""
+        if self.value is not None and (not isinstance(self.value, int | float) or isinstance(self.value, bool)):
+            raise self.fail("a number or null")
+        return float(self.value) if self.value is not None and math.isfinite(self.value) else None
+
+    def rate(self) -> Rate:
+        rate = Rate(self.at("error").share(), self.at("low").share(), self.at("high").share())
+        if not rate.low - 1e-9 <= rate.error <= rate.high + 1e-9:
+            raise self.fail("low ≤ error ≤ high")
+        return rate
+
+
+_NOTHING = object()
+
+
+def read_result(path: Path) -> Result:
+    """Read a result of ``ensadv-data evaluate``.
+
+    Raises
+    ------
+    InputError
+        The file is missing, or is no such result; the message names the place in it.
+    """
+    remedy = "pass a JSON file that `ensadv-data evaluate` wrote"
+    root = _parsed(str(path), _text_of(path, "a result", remedy), remedy)
+    if root.table().get("kind") != "transfer":
+        raise root.at("kind").fail("'transfer'")
+    if root.at("version").count() != 1:
+        raise root.at("version").fail("version 1")
+    targets = tuple(_target(name, node) for name, node in root.at("targets").items())
+    if not targets:
+        raise root.at("targets").fail("at least one target")
+    return Result(
+        name=path.stem,
+        data=root.at("data").text(),
+        n=root.at("n").count(1),
+        epsilon=root.at("epsilon").share(),
+        suite=root.at("suite").text(),
+        sources=tuple(root.at("sources").table()),
+        targets=targets,
+    )
+
+
+def _target(name: str, node: _Node) -> Target:
+    fooled = node.at("any_black_box")
+    return Target(
+        name=name,
+        architecture=node.at("architecture").text(),
+        digest=node.at("digest").text(),
+        clean=node.at("clean").rate(),
+        white_box={attack: rate.rate() for attack, rate in node.at("white_box").items()},
+        black_box={
+            source: {attack: rate.rate() for attack, rate in by.items()} for source, by in node.at("black_box").items()
+        },
+        any_black_box=None if fooled.value is None else fooled.rate(),
+    )
+
+
+def read_log(path: Path) -> Run:
+    """Read the log of a training run: its summaries of epochs; a run is called as its file is.
+
+    Raises
+    ------
+    InputError
+        The file is missing or empty, or a line is not of such a log; the message names the line.
+    """
+    remedy = "pass the .jsonl file that `ensadv-data train` wrote"
+    lines = _text_of(path, "a log", remedy).splitlines()
+    if not lines:
+        raise InputError(f"{path}: expected the lines of a log, got an empty file; {remedy}")
+    rows: dict[str, list[tuple[int, int, float | None, float | None]]] = {}
+    drawn: dict[str, None] = {}  # sources of steps; an unfinished epoch has no summary yet
+    for number, line in enumerate(lines, start=1):
+        node = _parsed(f"{path}: line {number}", line, remedy)
+        epoch = node.at("epoch").count()
+        if "sources" not in node.table():
+            drawn[node.at("source").text()] = None
+            continue
+        for name, row in node.at("sources").items():
+            found = (epoch, row.at("steps").count(), row.at("loss_clean").loss(), row.at("loss_adversarial").loss())
+            rows.setdefault(name, []).append(found)
+    curves = {name: Curve(*zip(*found, strict=True)) for name, found in rows.items()}
+    return Run(path.stem, curves or {name: Curve() for name in drawn})
+
+
+def _text_of(path: Path, what: str, remedy: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: expected {what}, got: {error.strerror}; {remedy}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected {what}, got bytes that are not UTF-8; {remedy}") from None
+
+
+def _parsed(file: str, text: str, remedy: str) -> _Node:
+    try:
+        return _Node(file, remedy, json.loads(text))
+    except (ValueError, RecursionError):
+        raise InputError(f"{file}: expected JSON, got {_shortened(text)}; {remedy}") from None
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value[:100] if isinstance(value, str) else value)
+    return text if len(text) <= 80 else text[:79] + "…"

@@ -1,0 +1,430 @@
+"""The report: one offline page, with every figure, that says in words only what the figures say."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import re
+import struct
+import zlib
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ensadv_data.codec import pack_signs
+from ensadv_data.data import ArrayDataset
+from ensadv_data.errors import AlignmentError, InputError, OutputError, QuantityError
+from ensadv_data.evaluation.interval import Rate
+from ensadv_data.evaluation.transfer import TargetResult, Transfer
+from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord
+from ensadv_data.mixing import ONLINE, Batches, Schedule, StepPlan, static_sources
+from ensadv_data.report import charts, page, write_report
+from ensadv_data.spec import EpsilonSpec
+from ensadv_data.store import Entry, Header, Planes, StoreWriter, open_store
+
+VOID = {"meta", "img", "br"}
+HOSTILE = 'R&D </title><script src="https://evil.example/x.js">alert(1)</script> $\\frac{1$ {{ 7*7 }} {x}'
+KINDS = {"step-ll": "sign", "r-step-ll": "rsign", "pgd": "delta"}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, balanced or else a failure, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        assert len(set(names)) == len(names)
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def page_of(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def target(name: str, fgsm: int, black: Mapping[str, Mapping[str, int]], *, n: int = 1000) -> TargetResult:
+    return TargetResult(
+        target=name,
+        digest="ab" * 32,
+        architecture="D",
+        clean=Rate(13, n),
+        white_box={"fgsm": Rate(fgsm, n), "r-fgsm": Rate(321, n)},
+        black_box={source: {a: Rate(k, n) for a, k in by.items()} for source, by in black.items()},
+        any_black_box=Rate(777, n) if black else None,
+    )
+
+
+TARGETS = (
+    target("masked", 105, {"B": {"fgsm": 412, "i-fgsm": 433}, "D": {"fgsm": 207, "i-fgsm": 216}}),
+    target("close", 205, {"B": {"fgsm": 218, "i-fgsm": 91}, "D": {"fgsm": 74, "i-fgsm": 66}}),
+    target("plain", 664, {"B": {"fgsm": 289, "i-fgsm": 301}}),
+)
+
+
+def write_result(path: Path, targets: tuple[TargetResult, ...] = TARGETS, **changes: Any) -> Path:
+    transfer = Transfer("digits/test", 1000, 0.3, "paper", {"B": "1" * 64, "D": "2" * 64}, targets)
+    path.write_text(json.dumps(transfer.to_json() | changes))
+    return path
+
+
+def summary(epoch: int, sources: Mapping[str, tuple[int, float | None, float | None]]) -> dict[str, Any]:
+    total = sum(steps for steps, _, _ in sources.values())
+    return {
+        "epoch": epoch,
+        "step": total - 1,
+        "learning_rate": 0.001,
+        "sources": {
+            name: {"steps": steps, "share": steps / total, "loss_clean": clean, "loss_adversarial": adversarial}
+            for name, (steps, clean, adversarial) in sources.items()
+        },
+    }
+
+
+def step_line(epoch: int, step: int, source: str) -> dict[str, Any]:
+    line = {"epoch": epoch, "step": step, "source": source, "epsilon": 0.3}
+    return line | {"loss_clean": 2.9, "loss_adversarial": 3.1, "seconds": 0.04}
+
+
+def write_log(path: Path, *lines: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def ensemble_log(path: Path) -> Path:
+    return write_log(
+        path,
+        step_line(0, 0, "D"),
+        summary(0, {"online": (30, 1.6, 3.1), "B": (40, 1.5, 2.2), "D": (30, 1.4, 1.9)}),
+        step_line(1, 0, "B"),
+        summary(1, {"online": (36, 0.9, 2.7), "B": (32, 0.8, 1.5), "D": (32, None, None)}),
+    )
+
+
+def images_of(n: int = 48, *, shape: tuple[int, int, int] = (1, 9, 7), seed: int = 5) -> ArrayDataset:
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    pixels = generator.integers(0, 256, (n, *shape), dtype=np.uint8)
+    return ArrayDataset(pixels, np.arange(n, dtype=np.int64) * 7 % 10, name="digits", split="train", classes=10)
+
+
+def write_store(path: Path, data: ArrayDataset, *, draws: int = 2, mode: str = "eval") -> Path:
+    """A real store of random perturbations, one entry of each kind."""
+    generator = np.random.Generator(np.random.Philox(key=9))
+    entries = tuple(
+        Entry(
+            source="B",
+            attack=attack,
+            kind=kind,
+            epsilon=0.2 if kind == "delta" else None,
+            alpha=0.05 if kind == "rsign" else None,
+            seed=77,
+            source_digest="1" * 64,
+            architecture="B",
+            loss="margin",
+        )
+        for attack, kind in KINDS.items()
+    )
+    n, plan = len(data), {"mode": mode, "seed": 0}
+    header = Header(
+        data.name, data.split, data.digest, data.shape, data.classes, n, draws, tuple(e.key for e in entries), plan
+    )
+    writer = StoreWriter(path, header, entries)
+    writer.create()
+    for block in range(header.blocks):
+        first = block * header.block
+        rows = min(header.block, n - first)
+        label = np.zeros(rows, np.int32)
+        planes = {}
+        for entry in entries:
+            values = generator.integers(-1, 2, (draws * rows, header.d))
+            if entry.kind == "delta":
+                delta = (127 * values).reshape(draws, rows, -1).astype(np.int8)
+                planes[entry.key] = Planes(delta=delta, label=label)
+                continue
+            bits, mask = pack_signs(values)
+            filled = None if mask is None else mask.reshape(draws, rows, -1)
+            planes[entry.key] = Planes(bits.reshape(draws, rows, -1), filled, label=label)
+        writer.write_block(block, planes, data.example_digests()[first : first + rows])
+    objects, zeros = writer.collect()
+    manifest = Manifest(
+        data=DataRecord(
+            name=data.name, split=data.split, n=n, shape=data.shape, classes=data.classes, digest=data.digest
+        ),
+        sources=(SourceRecord(name="B", architecture="B", digest="1" * 64),),
+        draws=draws,
+        plan=plan,
+        zeros=zeros,
+        software={},
+        objects={name: ObjectRecord(bytes=size, sha256=digest) for name, (size, digest) in objects.items()},
+    )
+    writer.close(manifest.to_bytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("inputs")
+    data = images_of()
+    plain = write_log(folder / "plain.jsonl", step_line(0, 0, "clean"), summary(0, {"clean": (100, 0.5, None)}))
+    return {
+        "results": [write_result(folder / "transfer.json")],
+        "logs": [plain, ensemble_log(folder / "ensemble.jsonl")],
+        "stores": [write_store(folder / "store", data)],
+        "data": data,
+        "stages": {"precompute": 12.34, "train": 754.0, "evaluate": 7265.0},
+    }
+
+
+@pytest.fixture(scope="module")
+def written(inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(tmp_path_factory.mktemp("page") / "report.html", title="A demo", **inputs)
+
+
+def test_the_page_is_whole_offline_and_small(written: Path) -> None:
+    text = written.read_text(encoding="utf-8")
+    found = Page(text)
+    assert text.lstrip().startswith("<!DOCTYPE html>")
+    for tag, attributes in found.tags:
+        assert tag not in {"script", "link", "iframe", "object", "foreignobject"}
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,"))
+        assert not any(name.startswith("on") for name in attributes)
+    assert not re.search(r"@import|url\((?!#)|https?://", text)
+    assert sum(tag == "svg" for tag, _ in found.tags) == 1 + 1 + 3  # errors; plain; ensemble by source
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert len(text) < 250_000
+
+
+def test_the_page_has_every_figure(written: Path) -> None:
+    words = page_of(written).text
+    for result in TARGETS:
+        rates = [result.clean, *result.white_box.values(), result.any_black_box]
+        rates += [rate for by in result.black_box.values() for rate in by.values()]
+        for rate in rates:
+            assert rate is not None
+            low, high = rate.interval
+            assert f"{100 * rate.value:.1f} {100 * low:.1f}–{100 * high:.1f}" in words
+        assert f"{100 * (result.mean_black_box or 0):.1f}" in words
+        assert result.target in words
+    assert "i-fgsm from B" in words
+    for piece in ("digits/test", "12.3 s", "12 min 34 s", "2 h 01 min", "Made by ensadv-data"):
+        assert piece in words
+
+
+def test_shares_are_compared_with_a_fair_draw(written: Path) -> None:
+    words = page_of(written).text
+    assert "ensemble online 66 33.0% 33.3% -0.1" in words
+    assert "B 72 36.0% 33.3% +0.8" in words
+    assert "plain clean 100" not in words  # nothing is drawn where there is one source
+
+
+def test_a_name_in_the_log_is_the_one_that_training_writes() -> None:
+    assert ONLINE in page._NOT_STATIC
+
+
+def test_draws_get_the_right_remark(tmp_path: Path) -> None:
+    data = images_of(20)
+    seen = {}
+    for draws, mode in ((1, "eval"), (2, "eval"), (1, "train"), (2, "train")):
+        store = open_store(write_store(tmp_path / f"{draws}{mode}", data, draws=draws, mode=mode))
+        for row in page.describe_stores([store]):
+            seen[draws, mode, row["entry"].kind] = row["remark"]
+    assert "K = 1 is right only for a deterministic source; this is one" in seen[1, "eval", "sign"]
+    for random in ((1, "eval", "rsign"), (1, "eval", "delta"), (1, "train", "sign")):
+        assert "K = 1 is right only for a deterministic source, and this one is random" in seen[random]
+    assert seen[2, "eval", "sign"].startswith("All 2 draws are equal")
+    assert [seen[2, "eval", "rsign"], seen[2, "eval", "delta"], seen[2, "train", "sign"]] == ["", "", ""]
+
+
+def test_the_verdict_follows_the_figures(tmp_path: Path, written: Path) -> None:
+    words = page_of(written).text
+    assert "43.3% (i-fgsm from B), is above the white-box FGSM error, 10.5%, and the intervals do not overlap" in words
+    assert "21.8% (fgsm from B), is above the white-box FGSM error, 20.5%, but the intervals overlap" in words
+    assert "30.1% (i-fgsm from B), is below the white-box FGSM error, 66.4%, and the intervals do not" in words
+    others = (
+        target("lower", 205, {"B": {"fgsm": 199}}),
+        target("same", 205, {"B": {"fgsm": 205}}),
+        target("alone", 205, {}),
+        dataclasses.replace(target("bare", 1, {"B": {"fgsm": 9}}), white_box={}),
+    )
+    result = write_result(tmp_path / "r.json", others)
+    words = page_of(write_report(tmp_path / "r.html", title="t", results=[result])).text
+    assert "is below the white-box FGSM error, 20.5%, but the intervals overlap" in words
+    assert "is equal to the white-box FGSM error, 20.5%." in words
+    assert "A transferred attack was not measured" in words
+    assert "White-box FGSM was not measured" in words
+
+
+def test_text_is_escaped_and_never_read_as_code(tmp_path: Path) -> None:
+    result = write_result(tmp_path / "r.json", (target(HOSTILE, 5, {HOSTILE: {"fgsm": 500}}),), data=HOSTILE)
+    log = write_log(tmp_path / "l.jsonl", summary(0, {HOSTILE: (3, 1.0, 2.0), "名": (3, 1.0, 2.0)}))
+    out = write_report(
+        tmp_path / "out.html", title=HOSTILE + " \ud800", results=[result], logs=[log], stages={HOSTILE: 1}
+    )
+    found = page_of(out)
+    assert found.text.count(" ".join(HOSTILE.split())) >= 7
+    assert not any(tag == "script" for tag, _ in found.tags)
+
+
+def test_equal_input_gives_equal_bytes(inputs: dict[str, Any], written: Path, tmp_path: Path) -> None:
+    again = write_report(tmp_path / "deep" / "folder" / "again.html", title="A demo", **inputs)
+    assert again.read_bytes() == written.read_bytes()
+
+
+def test_a_report_of_nothing_is_a_page(tmp_path: Path) -> None:
+    assert "No evaluation was given" in page_of(write_report(tmp_path / "empty.html", title="Nothing")).text
+
+
+def test_a_log_without_a_finished_epoch_has_no_chart_yet(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "young.jsonl", step_line(0, 0, "online"), step_line(0, 10, "B"))
+    diverged = write_log(tmp_path / "lost.jsonl", summary(0, {"online": (3, float("nan"), float("inf"))}))
+    words = page_of(write_report(tmp_path / "out.html", title="t", logs=[log, diverged])).text
+    assert words.count("No epoch with a finite loss is in this log yet") == 2
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 7), (3, 8, 8), (3, 80, 70)])
+def test_pictures_are_what_training_sees(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    data = images_of(30, shape=shape)
+    store = open_store(write_store(tmp_path / "store", data))
+    sources = static_sources([store.path], data)
+    schedule = Schedule(seed=0, n=30, batch_size=4, sources=sources, epsilon=EpsilonSpec(epsilon=0.1))
+    batches = Batches(data, schedule, fresh=False)
+    rows = np.array([3, 17, 0, 29])
+    images, _ = data.read(rows)
+    for number, (_, entry) in enumerate(sources[0].entries):
+        plan = StepPlan(rows, 0, number, np.zeros(4, np.int64), np.full(4, 0.1, np.float32))
+        expected = batches.perturb(images, plan, epoch=0)
+        np.testing.assert_array_equal(charts.perturb_images(store, entry, images, rows, epsilon=0.1), expected)
+    pictures = charts.draw_pictures(data, [store], epsilon=0.1)
+    assert pictures["labels"] == ([0, 1, 2, 3, 4, 5] if shape[1] < 33 else [0, 1, 2])
+    assert [(strip["name"], strip["epsilon"]) for strip in pictures["strips"]] == [
+        ("B/pgd", 0.2) if entry.kind == "delta" else (entry.key, 0.1) for entry in store.entries
+    ]
+    height, width = min(shape[1], 64), min(shape[2], 64)
+    top, left = (shape[1] - height) // 2, (shape[2] - width) // 2
+    for label, image in zip(pictures["labels"], pictures["clean"], strict=True):
+        found = decode_png(base64.b64decode(image["uri"].partition(",")[2]))
+        assert found.shape == (image["height"], image["width"], shape[0]) == (3 * height, 3 * width, shape[0])
+        example = int(np.argmax(data.labels_N == label))
+        shown = data.images_NCHW[example, :, top : top + height, left : left + width].transpose(1, 2, 0)
+        np.testing.assert_array_equal(found, shown.repeat(3, axis=0).repeat(3, axis=1))
+
+
+def decode_png(data: bytes) -> np.ndarray[Any, Any]:
+    """Pixels (H, W, C) of a PNG without filters; every checksum is compared."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks, at = {}, 8
+    while at < len(data):
+        (size,) = struct.unpack(">I", data[at : at + 4])
+        assert zlib.crc32(data[at + 4 : at + 8 + size]) == struct.unpack(">I", data[at + 8 + size : at + 12 + size])[0]
+        chunks[data[at + 4 : at + 8]] = data[at + 8 : at + 8 + size]
+        at += 12 + size
+    width, height, depth, colour = struct.unpack(">2I2B", chunks[b"IHDR"][:10])
+    assert depth == 8
+    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, -1)
+    assert not lines[:, 0].any()
+    return lines[:, 1:].reshape(height, width, {0: 1, 2: 3}[colour])
+
+
+def test_images_of_another_data_set_are_refused(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", images_of(20))
+    with pytest.raises(AlignmentError, match=r"example \d+: expected an image with digest [0-9a-f]{16}, got"):
+        write_report(tmp_path / "out.html", title="t", stores=[store], data=images_of(20, seed=6))
+    with pytest.raises(InputError, match=r"for images of shape \(3, 9, 7\), got \(1, 9, 7\)"):
+        write_report(tmp_path / "out.html", title="t", stores=[store], data=images_of(20, shape=(3, 9, 7)))
+    with pytest.raises(InputError, match="expected a store"):
+        write_report(tmp_path / "out.html", title="t", stores=[tmp_path / "none"])
+    assert not (tmp_path / "out.html").exists()
+
+
+GOOD = Transfer("d/test", 1000, 0.3, "s", {}, TARGETS).to_json()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "expected JSON, got '{'"),
+        ("[" * 100_000, "expected JSON, got"),
+        ("[]", r"expected a JSON object, got \[\]"),
+        ("{}", "kind: expected 'transfer', got nothing"),
+        ('{"kind": "ratio"}', "kind: expected 'transfer', got 'ratio'"),
+        (json.dumps(GOOD | {"version": 2}), "version: expected version 1, got 2"),
+        (json.dumps(GOOD | {"n": True}), "n: expected an integer from 1 up, got True"),
+        (json.dumps(GOOD | {"epsilon": float("nan")}), r"epsilon: expected a number in \[0, 1\], got nan"),
+        (json.dumps(GOOD | {"targets": {}}), "targets: expected at least one target"),
+        (json.dumps(GOOD | {"targets": {"x": {"architecture": "D"}}}), r"targets\.x\.digest: expected a text, got no"),
+        (
+            json.dumps(GOOD).replace('"error": 0.105, "low"', '"error": 0.999, "low"', 1),
+            r"targets\.masked\.white_box\.fgsm: expected low ≤ error ≤ high",
+        ),
+    ],
+)
+def test_a_file_that_is_no_result_is_refused(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=words) as caught:
+        write_report(tmp_path / "out.html", title="t", results=[path])
+    assert str(path) in str(caught.value)
+    assert "ensadv-data evaluate" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "got an empty file"),
+        (b"\xff\xfe", "got bytes that are not UTF-8"),
+        (b'{"epoch": 0, "source": "B"}\n{"epoch": 1, "sou', "line 2: expected JSON"),
+        (b'{"step": 0}', "line 1: epoch: expected an integer from 0 up, got nothing"),
+        (b'{"epoch": 0}', "line 1: source: expected a text, got nothing"),
+        (b'{"epoch": 0, "sources": {"B": {"steps": 3}}}', r"line 1: sources\.B\.loss_clean: expected a number or null"),
+    ],
+)
+def test_a_file_that_is_no_log_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "model.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=words) as caught:
+        write_report(tmp_path / "out.html", title="t", logs=[path])
+    assert str(path) in str(caught.value)
+    assert "ensadv-data train" in str(caught.value)
+
+
+def test_missing_files_and_wrong_quantities_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected a result, got: No such file"):
+        write_report(tmp_path / "out.html", title="t", results=[tmp_path / "none.json"])
+    with pytest.raises(InputError, match=r"expected a log, got: Is a directory"):
+        write_report(tmp_path / "out.html", title="t", logs=[tmp_path])
+    with pytest.raises(QuantityError, match="epsilon: expected"):
+        write_report(tmp_path / "out.html", title="t", epsilon=16)
+    with pytest.raises(QuantityError, match="stage 'train': expected seconds"):
+        write_report(tmp_path / "out.html", title="t", stages={"train": float("nan")})
+    with pytest.raises(OutputError):
+        write_report(tmp_path, title="t")

@@ -26,7 +26,9 @@ class Timing:
         return quartiles[0], quartiles[2]
 
 
-def measure(alternatives: Mapping[str, Callable[[], object]], *, rounds: int = 9, repeats: int = 1) -> dict[str, Timing]:
+def measure(
+    alternatives: Mapping[str, Callable[[], object]], *, rounds: int = 9, repeats: int = 1
+) -> dict[str, Timing]:
     """Time each alternative once a round, after one round of warm-up that does not count.
 
     Parameters

@@ -28,8 +28,10 @@ _REMEDIES = {
 
 
 @contextlib.contextmanager
-def naming_trouble(path: Path) -> Iterator[None]:
+def naming_trouble(path: Path, *, hint: str = "") -> Iterator[None]:
     """Turn the operating system's refusal to write ``path`` into an :class:`OutputError`.
+
+    ``hint`` says how the place is chosen, where that is not an option called ``--out``.
 
     Raises
     ------
@@ -42,7 +44,9 @@ def naming_trouble(path: Path) -> Iterator[None]:
         remedy = _REMEDIES.get(error.errno or 0)
         if remedy is None:
             raise
-        raise OutputError(f"cannot write {path}: {os.strerror(error.errno or 0)}; {remedy}") from error
+        raise OutputError(
+            f"cannot write {path}: expected a place that takes it, got: {os.strerror(error.errno or 0)}; {remedy}{hint}"
+        ) from error
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:

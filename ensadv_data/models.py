@@ -281,7 +281,7 @@ def _from_python(rest: str) -> nn.Module:
         raise ModelError(
             f"python:{rest}: {error}; is the module on the Python path? (add its folder to PYTHONPATH)"
         ) from None
-    module = factory() if callable(factory) else factory
+    module = factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
     if not isinstance(module, nn.Module):
         raise ModelError(
             f"python:{rest}: expected the factory to return a torch.nn.Module, got {type(module).__name__}"

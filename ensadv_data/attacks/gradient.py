@@ -78,6 +78,11 @@ def input_gradient(
     return input_gradients(model, x_NCHW, [label_N], losses=[loss], dropout=dropout)[0]
 
 
+def sign_of(gradient: Tensor) -> Tensor:
+    """−1, 0 and +1, and NaN where the gradient is not finite: torch.sign makes 0 of NaN, which nobody would notice."""
+    return gradient.sign() + 0 * gradient
+
+
 @torch.no_grad()
 def logits_of(model: nn.Module, x_NCHW: Tensor) -> Tensor:
     """Logits in evaluation mode, shape (N, K)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ensadv_data.attacks.gradient import input_gradient, least_likely_label
+from ensadv_data.attacks.gradient import input_gradient, least_likely_label, sign_of
 
 __all__ = ["i_fgsm", "iter_ll", "pgd"]
 
@@ -25,7 +25,7 @@ def _ascend(
     signed_step = -step_size if towards else step_size
     for _ in range(steps):
         gradient = input_gradient(model, x_adv, y_N, loss=loss)
-        x_adv = x_adv + signed_step * gradient.sign()
+        x_adv = x_adv + signed_step * sign_of(gradient)
         x_adv = (x_NCHW + (x_adv - x_NCHW).clamp(-epsilon, epsilon)).clamp(0, 1)
     return x_adv
 

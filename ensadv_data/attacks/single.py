@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ensadv_data.attacks.gradient import input_gradient, least_likely_label
+from ensadv_data.attacks.gradient import input_gradient, least_likely_label, sign_of
 from ensadv_data.errors import QuantityError
 
 __all__ = ["fgsm", "r_fgsm", "r_step_ll", "random_step", "step_ll"]
@@ -41,7 +41,7 @@ def fgsm(
     Tensor
         Adversarial images in [0, 1], same shape and dtype.
     """
-    direction = input_gradient(model, x_NCHW, y_N, loss=loss, dropout=dropout).sign()
+    direction = sign_of(input_gradient(model, x_NCHW, y_N, loss=loss, dropout=dropout))
     return (x_NCHW + epsilon * direction).clamp(0, 1)
 
 
@@ -56,7 +56,7 @@ def step_ll(
 ) -> Tensor:
     """x − ε·sign ∇ₓL(h(x), y_LL), clipped to [0, 1] (equation 3); y_LL = argmin h(x) unless given."""
     y_LL_N = least_likely_label(model, x_NCHW) if y_LL_N is None else y_LL_N
-    direction = -input_gradient(model, x_NCHW, y_LL_N, loss=loss, dropout=dropout).sign()
+    direction = -sign_of(input_gradient(model, x_NCHW, y_LL_N, loss=loss, dropout=dropout))
     return (x_NCHW + epsilon * direction).clamp(0, 1)
 
 

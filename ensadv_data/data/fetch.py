@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import os
-import secrets
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
 from ensadv_data.data.idx import EMBEDDED, GZIP_MAGIC, SOURCES, Source, find_file, read_known, verify_content
-from ensadv_data.errors import DataError, InputError, OutputError, UnknownNameError
+from ensadv_data.errors import DataError, InputError, UnknownNameError
+from ensadv_data.files import naming_trouble, write_atomic
 
 __all__ = ["HOME_VARIABLE", "MIRRORS", "MIRRORS_VARIABLE", "cache_home", "fetch"]
 
@@ -91,12 +90,12 @@ def fetch(
     source = SOURCES[name]
     folder = (home or _default_home()) / name
     bases = _mirror_bases(name, mirrors)
-    with _writing(folder):
+    with naming_trouble(folder, hint=f" with --data-dir or ${HOME_VARIABLE}"):
         folder.mkdir(parents=True, exist_ok=True)
     for file in source.files:
         if not _is_right(folder, source, file):
             data, base = _receive(source, file, bases, folder=folder, progress=progress)
-            _publish(data, folder / f"{file}.gz")
+            write_atomic(folder / f"{file}.gz", data)
             # One dead mirror should cost its timeout once, not once per file.
             bases = [base, *(other for other in bases if other != base)]
     return folder
@@ -197,29 +196,3 @@ class _Sink:
     def close(self) -> None:
         if self.label and self.buffer.tell():
             sys.stderr.write("\n")
-
-
-def _publish(data: bytes, path: Path) -> None:
-    """Temp → fsync → rename: the name never stands for a part of the file."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    with _writing(path.parent):
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {folder}: expected a folder that this user may write, got: {error.strerror}; "
-            f"set ${HOME_VARIABLE} to one"
-        ) from error

@@ -27,6 +27,7 @@ from numcodecs.zstd import Zstd
 from ensadv_data.errors import ChunkError, InputError
 
 __all__ = [
+    "MASK_LEVEL",
     "apply_deltas",
     "apply_signs",
     "pack_signs",
@@ -46,7 +47,8 @@ F32 = npt.NDArray[np.float32]
 _FILLED = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.float32)
 _SIGN = 2 * _FILLED - 1  # the eight signs of each byte
 _EMPTY = np.zeros((0, 0), np.uint8)
-_ZSTD = Zstd(level=3, checksum=True)
+MASK_LEVEL = 15  # of zstd; on a max-pooling net it takes half of the bits that level 3 takes
+_ZSTD = Zstd(level=MASK_LEVEL, checksum=True)
 
 
 def row_bytes(d: int) -> int:

@@ -49,6 +49,7 @@ class StoreSummary:
     block: int
     bytes: int
     mode: str
+    bits_per_value: float  # over all entries and draws, masks and padding included
     entries: tuple[EntrySummary, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -69,6 +70,7 @@ def describe_store(path: Path) -> StoreSummary:
     store = open_store(path)
     manifest = read_manifest(path)
     header = store.header
+    entries = tuple(_describe_entries(store, manifest.zeros))
     return StoreSummary(
         path=str(path),
         digest=manifest.digest,
@@ -81,7 +83,8 @@ def describe_store(path: Path) -> StoreSummary:
         block=header.block,
         bytes=sum(record.bytes for record in manifest.objects.values()),
         mode=str(header.plan.get("mode")),
-        entries=tuple(_describe_entries(store, manifest.zeros)),
+        bits_per_value=sum(row.bits_per_value for row in entries) / len(entries),
+        entries=entries,
     )
 
 

@@ -6,6 +6,7 @@ number of ranks, workers and prefetch depth: each rank takes its slice of one gl
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -164,8 +165,14 @@ def static_sources(paths: Sequence[Path | str], dataset: Dataset) -> tuple[Sourc
         for name in sorted({entry.source for entry in store.entries}):
             entries = tuple((store, entry) for entry in store.entries if entry.source == name)
             label = name if len(paths) == 1 else f"{Path(path).name}/{name}"
-            sources.append(Source(label, entries))
+            sources.append(Source(_unused(label, {ONLINE, *(source.name for source in sources)}), entries))
     return tuple(sources)
+
+
+def _unused(label: str, names: set[str]) -> str:
+    """The label, with a number if a source has it already: the log counts steps by name."""
+    labels = itertools.chain([label], (f"{label}#{number}" for number in itertools.count(2)))
+    return next(free for free in labels if free not in names)
 
 
 class Batches:

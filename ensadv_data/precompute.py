@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -69,11 +70,7 @@ class Outcome:
     computed: int
     seconds: float
     notes: tuple[str, ...]
-
-    @property
-    def was_complete(self) -> bool:
-        """The store was finished before, and was left alone."""
-        return self.computed == 0
+    was_complete: bool = False  # the store was finished before, and was left alone
 
 
 def plan_blocks(header: Header, done: set[int] | frozenset[int] = frozenset()) -> list[Block]:
@@ -150,7 +147,7 @@ def precompute(
     notes = tuple(note for model in models for note in equal_draws(spec, model))
     if writer.is_complete():
         writer.tidy()
-        return Outcome(out, read_manifest(out).digest, header.blocks, 0, time.perf_counter() - began, notes)
+        return Outcome(out, read_manifest(out).digest, header.blocks, 0, time.perf_counter() - began, notes, True)
     done = frozenset(writer.done())
     todo = plan_blocks(header, done)
     job = Job(out.absolute(), data, header, entries, _absolute(spec))
@@ -206,7 +203,15 @@ def _client(workers: int, scheduler: str | None) -> Iterator[distributed.Client]
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
+        client.register_plugin(_DeafToCtrlC())
         yield client
+
+
+class _DeafToCtrlC(distributed.WorkerPlugin):
+    """A terminal sends Ctrl-C to workers too; the process that started them ends them, without their traces."""
+
+    def setup(self, worker: distributed.Worker) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _stream(client: distributed.Client, job: Job, todo: list[Block]) -> Iterator[dict[str, Any]]:

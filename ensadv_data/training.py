@@ -310,7 +310,10 @@ class _Log:
         kept = []
         if start and path.exists():
             for text in path.read_text(encoding="utf-8").splitlines():
-                line = json.loads(text)
+                try:
+                    line = json.loads(text)
+                except ValueError:  # a run that was killed may leave half a line, after its last checkpoint
+                    break
                 if line["epoch"] * steps + line["step"] < start:
                     kept.append(text + "\n")
         write_atomic(path, "".join(kept).encode())

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
-from ensadv_data.codec import zstd_encode
+from ensadv_data.codec import MASK_LEVEL, zstd_encode
 from ensadv_data.errors import InputError, IntegrityError, OutputError
 from ensadv_data.files import naming_trouble, write_atomic
 from ensadv_data.store.layout import FORMAT, Entry, Header, Planes, layout, root_attributes, shortened
@@ -43,7 +43,7 @@ class StoreWriter:
         ours = self.header.attributes()
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"expected a folder for the store at {self.path}, found a file; choose another --out")
-        if self.path.is_dir() and any(p for p in self.path.iterdir() if not p.name.startswith(".partial-")):
+        if self.path.is_dir() and not all(_is_leftover(p) for p in self.path.iterdir()):
             theirs = root_attributes(self.path)
             if theirs is None or theirs.get("format") != FORMAT:
                 raise OutputError(
@@ -177,7 +177,7 @@ class StoreWriter:
                 mask = self.path / entry.key / "nonzero"
                 if mask.is_dir() and not (mask / "zarr.json").exists():
                     shutil.rmtree(mask, ignore_errors=True)
-            for left in self.path.rglob(".partial-*"):
+            for left in filter(_is_leftover, self.path.rglob("*.partial*")):
                 left.unlink(missing_ok=True)
 
     def _groups(self) -> dict[str, dict[str, Any]]:
@@ -213,7 +213,7 @@ class StoreWriter:
             dtype=dtype,
             fill_value=0,
             serializer=BytesCodec(),
-            compressors=[ZstdCodec(level=3, checksum=True) if name.endswith("/nonzero") else Crc32cCodec()],
+            compressors=[ZstdCodec(level=MASK_LEVEL, checksum=True) if name.endswith("/nonzero") else Crc32cCodec()],
             config={"write_empty_chunks": True},
         )
 
@@ -226,6 +226,11 @@ class StoreWriter:
     def _plain(self, rows: npt.NDArray[Any]) -> bytes:
         data = self._padded(rows).tobytes()
         return data + int(google_crc32c.value(data)).to_bytes(4, "little")
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a killed run left it: a temporary file of write_atomic, or zarr's own ``zarr.HEX.partial``."""
+    return path.name.startswith(".partial-") or (path.name.startswith("zarr.") and path.suffix == ".partial")
 
 
 def _present(rows: npt.NDArray[Any] | None) -> npt.NDArray[Any]:

@@ -1,0 +1,310 @@
+"""Precompute: blocks planned purely, equal bytes from any number of workers, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import distributed
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ensadv_data.precompute as module
+from ensadv_data.data import open_dataset
+from ensadv_data.errors import EnsadvError, InputError, IntegrityError, Interrupted, ModelError, OutputError
+from ensadv_data.manifest import Manifest, read_manifest
+from ensadv_data.models import build_model, save_model
+from ensadv_data.precompute import Block, Outcome, compute_block, plan_blocks, precompute
+from ensadv_data.spec import DataSpec, PrecomputeSpec
+from ensadv_data.store import open_store
+from laws import is_pure
+from test_store import content, make_header, make_images, read_all
+
+MNIST = (1, 28, 28)
+DATA = DataSpec(data="mnist-mini", limit=70)  # 14 blocks of 5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_fsync() -> Iterator[None]:
+    """Nobody pulls the plug here; waiting for the disk would take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+def save_source(path: Path, *, seed: int = 0) -> str:
+    weights = build_model("D", shape=MNIST, classes=10, seed=seed)
+    save_model(path, weights, architecture="D", shape=MNIST, classes=10, record={"seed": seed})
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> str:
+    return save_source(tmp_path_factory.mktemp("models") / "d.safetensors")
+
+
+def spec_of(source: str, **fields) -> PrecomputeSpec:
+    chosen = {"models": {"d": source}, "attacks": ("fgsm", "r-step-ll"), "draws": 2, "mode": "train"}
+    return PrecomputeSpec(**(chosen | fields))
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, source) -> Manifest:
+    """Made in this process."""
+    path = tmp_path_factory.mktemp("reference") / "s"
+    precompute(spec_of(source), DATA, path, workers=0)
+    return read_manifest(path)
+
+
+# The plan
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 500), st.sets(st.integers(0, 40)))
+def test_blocks_to_do_and_blocks_done_part_all_examples(n, done):
+    header = make_header(make_images(1), ())
+    header = header.__class__(**(header.__dict__ | {"n": n, "shape": MNIST}))
+    everything = is_pure(plan_blocks, header)
+    assert [i for block in everything for i in range(block.first, block.last + 1)] == list(range(n))
+    assert [block.index for block in everything] == list(range(header.blocks))
+    left = is_pure(plan_blocks, header, frozenset(done))
+    assert left == [block for block in everything if block.index not in done]
+    assert plan_blocks(header, frozenset(range(header.blocks))) == []
+
+
+# The same bytes from anywhere
+
+
+def test_a_store_says_what_it_was_made_from(reference, source):
+    assert reference.data.digest == open_dataset("mnist-mini", "train").digest
+    assert (reference.data.n, reference.draws, reference.sources[0].record) == (70, 2, {"seed": 0})
+    assert reference.plan["sources"] == {"d": reference.sources[0].digest}
+    assert (reference.plan["threads"], reference.plan["precision"], reference.plan["batch_size"]) == (1, "float32", 64)
+    assert {"python", "torch", "numpy", "zarr", "ensadv-data"} == set(reference.software)
+    assert source not in json.dumps(reference.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_makes_the_same_objects(tmp_path, monkeypatch, source, reference, workers):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    outcome = precompute(spec_of(source), DATA, tmp_path / "s", workers=workers)
+    assert (outcome.blocks, outcome.computed) == (14, 14)
+    assert read_manifest(tmp_path / "s") == reference
+    read_all(tmp_path / "s")
+
+
+def test_a_running_cluster_makes_the_same_objects(tmp_path, source, reference):
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        outcome = precompute(spec_of(source), DATA, tmp_path / "s", scheduler=cluster.scheduler_address)
+    assert outcome.digest == reference.digest
+    assert read_manifest(tmp_path / "s") == reference
+
+
+def test_an_error_on_a_worker_of_a_cluster_arrives_as_it_is(tmp_path, sick):
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
+        ) as cluster,
+        pytest.raises(ModelError, match="source m, example 23: expected finite logits"),
+    ):
+        precompute(sick, DATA, tmp_path / "s", scheduler=cluster.scheduler_address)
+
+
+def test_an_address_without_a_scheduler_is_bad_input(tmp_path, source, monkeypatch):
+    with pytest.raises(InputError, match="expected a dask scheduler at nowhere://here"):
+        precompute(spec_of(source), DATA, tmp_path / "a", scheduler="nowhere://here")
+    hasty = distributed.Client
+    monkeypatch.setattr(
+        module.distributed, "Client", lambda address, timeout, **words: hasty(address, timeout="200ms", **words)
+    )
+    with pytest.raises(InputError, match="could not connect"):
+        precompute(spec_of(source), DATA, tmp_path / "b", scheduler="tcp://127.0.0.1:9")
+
+
+def test_workers_that_die_are_an_error_that_says_how_to_go_on(monkeypatch):
+    killed = distributed.scheduler.KilledWorker("block", types.SimpleNamespace(address="tcp://there"), 3)
+
+    class Future:
+        def result(self):
+            raise killed
+
+    class Client:
+        loop = None
+
+        def scheduler_info(self, n_workers):
+            return {"workers": {"a": {"nthreads": 1}}}
+
+        def submit(self, *words, **options):
+            return Future()
+
+    monkeypatch.setattr(module.distributed, "as_completed", lambda futures, loop: iter(futures))
+    with pytest.raises(EnsadvError, match="run it again to resume"):
+        list(module._stream(Client(), None, [Block(0, 0, 1)]))
+
+
+# Nothing is done twice, or over something else
+
+
+def test_a_finished_store_is_left_alone(tmp_path, source):
+    first = precompute(spec_of(source), DATA, tmp_path / "s", workers=0)
+    before = content(tmp_path / "s")
+    again = precompute(spec_of(source), DATA, tmp_path / "s", workers=2)
+    assert (first.was_complete, again.was_complete) == (False, True)
+    assert again.digest == first.digest
+    assert content(tmp_path / "s") == before
+
+
+def test_what_a_kill_left_beside_a_finished_store_is_tidied(tmp_path, source, reference):
+    precompute(spec_of(source), DATA, tmp_path / "s", workers=0)
+    before = content(tmp_path / "s").keys()
+    (tmp_path / "s/progress").mkdir()
+    (tmp_path / "s/progress/block-000000.json").write_text("{}")
+    (tmp_path / "s/d/fgsm/nonzero/c").mkdir(parents=True)
+    (tmp_path / "s/d/.partial-x").write_text("")
+    assert precompute(spec_of(source), DATA, tmp_path / "s").was_complete
+    assert content(tmp_path / "s").keys() == before
+
+
+def test_a_resumed_run_computes_only_what_is_missing(tmp_path, monkeypatch, source, reference):
+    """It stops after four blocks as if Ctrl-C had come; one of their chunks is lost, too."""
+    asked: list[int] = []
+
+    def counted(job, block):
+        if len(asked) == 4:
+            asked.append(-1)
+            raise KeyboardInterrupt
+        asked.append(block.index)
+        return compute_block(job, block)
+
+    monkeypatch.setattr(module, "compute_block", counted)
+    with pytest.raises(Interrupted, match="the same command resumes") as caught:
+        precompute(spec_of(source), DATA, tmp_path / "s", workers=0)
+    assert caught.value.exit_code == 130
+    (tmp_path / "s/d/fgsm/direction/c/1/2/0").unlink()
+    outcome = precompute(spec_of(source), DATA, tmp_path / "s", workers=0)
+    assert asked == [0, 1, 2, 3, -1, 2, *range(4, 14)]
+    assert (outcome.computed, outcome.blocks) == (11, 14)
+    assert read_manifest(tmp_path / "s") == reference
+
+
+def test_a_run_that_was_killed_before_the_manifest_only_writes_that(tmp_path, monkeypatch, source, reference):
+    with monkeypatch.context() as patch:
+        patch.setattr(module.StoreWriter, "close", lambda self, manifest: None)
+        precompute(spec_of(source), DATA, tmp_path / "s", workers=0)
+    with pytest.raises(InputError, match="unfinished"):
+        open_store(tmp_path / "s")
+    outcome = precompute(spec_of(source), DATA, tmp_path / "s")
+    assert outcome.computed == 0
+    assert not outcome.was_complete, "it was finished only now"
+    assert read_manifest(tmp_path / "s") == reference
+
+
+def test_other_weights_draws_or_data_are_refused_and_nothing_is_touched(tmp_path, source):
+    path = tmp_path / "s"
+    mine = save_source(tmp_path / "d.safetensors", seed=0)
+    precompute(spec_of(mine), DATA, path, workers=0)
+    before = content(path)
+    save_source(tmp_path / "d.safetensors", seed=1)
+    for spec, data, what in (
+        (spec_of(mine), DATA, "plan"),
+        (spec_of(source, draws=3), DATA, "draws"),
+        (spec_of(source), DataSpec(data="mnist-mini", limit=71), "n"),
+        (spec_of(source, attacks=("fgsm",)), DATA, "groups"),
+        (spec_of(source, seed=4), DATA, "plan"),
+    ):
+        with pytest.raises(OutputError, match=rf"another plan \({what} differs"):
+            precompute(spec, data, path, workers=0)
+    assert content(path) == before
+
+
+def test_weights_that_change_under_a_worker_are_noticed(tmp_path):
+    mine = save_source(tmp_path / "d.safetensors", seed=0)
+    digest = module.load_model(mine).digest
+    save_source(tmp_path / "d.safetensors", seed=1)
+    with pytest.raises(IntegrityError, match=r"does .* hold the same file on every machine"):
+        module._model(mine, "d", "cpu", digest)
+
+
+def test_a_source_without_randomness_and_several_draws_is_remarked_on(tmp_path, source):
+    outcome = precompute(spec_of(source, mode="eval"), DataSpec(data="mnist-mini", limit=3), tmp_path / "s", workers=0)
+    assert isinstance(outcome, Outcome)
+    assert [note.split(":")[0] for note in outcome.notes] == ["d/fgsm"]
+
+
+# Models that are not well
+
+
+SICK = """
+    import torch
+
+    class Sick(torch.nn.Module):
+        def __init__(self, answer):
+            super().__init__()
+            self.inner, self.answer = torch.nn.Linear(784, 10), answer
+            torch.nn.init.constant_(self.inner.weight, 0.01)
+            torch.nn.init.zeros_(self.inner.bias)
+
+        def forward(self, x):
+            return self.answer(self.inner(x.flatten(1)), x.flatten(1).sum(1, dtype=torch.float64))
+
+    def nan():
+        return Sick(lambda z, ink: torch.where(((ink - {ink}).abs() < 1e-3).unsqueeze(1), float("nan"), z))
+
+    def maps():
+        return Sick(lambda z, ink: z[:, :, None, None])
+
+    def classes():
+        return Sick(lambda z, ink: z[:, :7])
+
+    def small():
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(100, 10))
+"""
+
+
+@pytest.fixture
+def sick(tmp_path, monkeypatch) -> PrecomputeSpec:
+    """NaN for example 23 alone, which is in block 4."""
+    images, _ = open_dataset("mnist-mini", "train", limit=70).read(np.arange(70))
+    inks = (images.reshape(70, -1).astype(np.float32) / 255).sum(1, dtype=np.float64)
+    assert (np.abs(inks - inks[23]) < 1e-2).sum() == 1
+    name = f"sick_{tmp_path.name.replace('[', '_').replace(']', '_').replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(SICK).replace("{ink}", repr(float(inks[23]))))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return PrecomputeSpec(models={"m": f"python:{name}:nan"}, attacks=("fgsm",))
+
+
+def test_nan_names_source_block_and_example_and_leaves_the_other_blocks(tmp_path, sick):
+    path = tmp_path / "s"
+    with pytest.raises(ModelError) as caught:
+        precompute(sick, DATA, path, workers=0)
+    for words in ("block 4: ", "source m, example 23: ", "nothing was written for this block"):
+        assert words in str(caught.value)
+    assert caught.value.exit_code == 3
+    written = {file.relative_to(path).parts[-2] for file in path.rglob("m/fgsm/direction/c/0/*/0")}
+    assert written == {"0", "1", "2", "3"}
+    assert len(list((path / "progress").iterdir())) == 4
+    assert not list(path.rglob("c/4"))
+    assert not (path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("maps", "expected logits of shape"),
+        ("classes", "expected 10 logits an image, got 7"),
+        ("small", "cannot read images of shape"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_made(tmp_path, sick, factory, words):
+    reference = sick.models["m"].replace(":nan", f":{factory}")
+    with pytest.raises(ModelError, match=words):
+        precompute(sick.model_copy(update={"models": {"m": reference}}), DATA, tmp_path / "s", workers=0)
+    assert not (tmp_path / "s").exists()

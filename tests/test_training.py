@@ -1,0 +1,391 @@
+"""Training: steps are the formula's, and a run that was stopped anywhere gives the same weights as one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch.nn.functional import cross_entropy
+
+from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
+from ensadv_data.data import ArrayDataset, open_dataset
+from ensadv_data.errors import AlignmentError, InputError, Interrupted, OutputError
+from ensadv_data.keys import derive_key, torch_seeded
+from ensadv_data.manifest import read_manifest
+from ensadv_data.mixing import Batches, Schedule, plan_step, static_sources
+from ensadv_data.models import build_model, load_model
+from ensadv_data.spec import TrainSpec
+from ensadv_data.training import Trained, learning_rate, train
+from laws import is_bit_equal
+from test_store import content, make_images, make_store
+
+N, BATCH, STEPS = 40, 8, 5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_fsync() -> Iterator[None]:
+    """Nobody pulls the plug here; waiting for the disk would take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data() -> ArrayDataset:
+    return make_images(N)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, data) -> Path:
+    path = tmp_path_factory.mktemp("store") / "shards"
+    make_store(path, data, ("m/fgsm", "w/r-fgsm"), draws=2)
+    return path
+
+
+def spec_of(**fields: Any) -> TrainSpec:
+    small: dict[str, Any] = {"architecture": "D", "epochs": 2, "batch_size": BATCH, "threads": 1}
+    return TrainSpec(**(small | fields))
+
+
+def ensemble(store: Path, **fields: Any) -> TrainSpec:
+    return spec_of(online="step-ll", shards=(str(store),), **fields)
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+
+
+def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+# What a run is
+
+
+def test_a_plain_run_leaves_weights_and_a_log(tmp_path, data):
+    out = tmp_path / "plain.safetensors"
+    made = train(spec_of(), data, out, log_every=2)
+    assert (made.path, made.steps, made.was_complete) == (out, 10, False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plain.jsonl", "plain.safetensors"]
+    model = load_model(str(out))
+    assert (model.digest, model.architecture) == (made.digest, "D")
+    assert model.record["data"] == {"name": "tiny", "split": "train", "n": N, "digest": data.digest}
+    assert model.record["training"]["shards"] == []
+    assert str(tmp_path) not in json.dumps(dict(model.record))
+    lines = lines_of(out)
+    steps = [line for line in lines if "source" in line]
+    assert [(line["epoch"], line["step"]) for line in steps] == [divmod(n, STEPS) for n in range(0, 10, 2)]
+    assert {line["source"] for line in steps} == {"clean"}
+    assert all(line["loss_adversarial"] is None and line["loss_clean"] > 0 for line in steps)
+    summaries = [line for line in lines if "sources" in line]
+    assert [line["sources"]["clean"]["steps"] for line in summaries] == [STEPS, STEPS]
+    assert summaries[0]["sources"]["clean"]["loss_adversarial"] is None
+
+
+@pytest.mark.parametrize("online", ["step-ll", "fgsm", "r-fgsm:alpha=0.1", "i-fgsm:steps=2", "pgd:steps=2"])
+def test_an_adversarial_run_is_all_online(tmp_path, data, online):
+    train(spec_of(online=online, epochs=1), data, tmp_path / "a.safetensors", log_every=1)
+    *steps, summary = lines_of(tmp_path / "a.safetensors")
+    assert {line["source"] for line in steps} == {"online"}
+    assert all(line["loss_adversarial"] is not None for line in steps)
+    assert summary["sources"]["online"]["share"] == 1
+
+
+def test_an_ensemble_run_has_all_sources_and_shares_that_add_up_to_one(tmp_path, data, store):
+    spec = ensemble(store, epochs=6, epsilon="normal:0.1,0.3")
+    train(spec, data, tmp_path / "e.safetensors", log_every=1)
+    lines = lines_of(tmp_path / "e.safetensors")
+    steps = [line for line in lines if "source" in line]
+    assert {line["source"] for line in steps} == {"online", "m", "w"}
+    assert len({line["epsilon"] for line in steps}) > 1
+    summaries = [line for line in lines if "sources" in line]
+    assert len(summaries) == 6
+    for epoch, line in enumerate(summaries):
+        assert sum(row["share"] for row in line["sources"].values()) == pytest.approx(1)
+        assert sum(row["steps"] for row in line["sources"].values()) == STEPS
+        for name, row in line["sources"].items():
+            mine = [step for step in steps if (step["epoch"], step["source"]) == (epoch, name)]
+            assert row["steps"] == len(mine)
+            if mine:
+                assert row["loss_clean"] == pytest.approx(np.mean([step["loss_clean"] for step in mine]), abs=1e-5)
+            else:
+                assert row["loss_clean"] is None
+    record = load_model(str(tmp_path / "e.safetensors")).record["training"]
+    assert record["shards"] == [{"digest": read_manifest(store).digest, "sources": ["m", "w"]}]
+
+
+def test_the_rate_of_rmsprop_falls_every_two_epochs_and_adams_is_constant(tmp_path, data):
+    rms = spec_of(optimizer="rmsprop")
+    expected = [0.045, 0.045, 0.045 * 0.94, 0.045 * 0.94, 0.045 * 0.94**2]
+    assert [learning_rate(rms, epoch) for epoch in range(5)] == pytest.approx(expected, rel=1e-12)
+    assert {learning_rate(spec_of(), epoch) for epoch in range(5)} == {1e-3}
+    assert learning_rate(spec_of(learning_rate=0.5), 3) == 0.5
+    train(spec_of(optimizer="rmsprop", epochs=3), data, tmp_path / "r.safetensors")
+    rates = [line["learning_rate"] for line in lines_of(tmp_path / "r.safetensors") if "sources" in line]
+    assert rates == [learning_rate(rms, epoch) for epoch in range(3)]
+
+
+def test_equal_runs_give_equal_files_and_other_seeds_others(tmp_path, data, store):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.manual_seed(len(name) + seed)
+        train(ensemble(store, seed=seed), data, tmp_path / f"{name}.safetensors")
+    a, b, c = ((tmp_path / f"{name}.safetensors").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+@pytest.mark.parametrize("choice", [{"random_step": "stored"}, {"online_mode": "eval"}, {"window": 2}])
+def test_each_choice_is_heard(tmp_path, data, store, choice):
+    usual = train(ensemble(store), data, tmp_path / "usual.safetensors")
+    other = train(ensemble(store, **choice), data, tmp_path / "other.safetensors")
+    assert usual.digest != other.digest
+
+
+# One step, by hand
+
+
+@pytest.mark.parametrize("batches", ["pair", "replace"])
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+@pytest.mark.parametrize("online", [None, "step-ll", "r-fgsm:alpha=0.1"])
+def test_one_step_is_the_formula(tmp_path, data, store, batches, optimizer, online):
+    """First the images, then their perturbed ones; λ weighs the latter, and the loss is a weighted mean."""
+    shards = () if online else (str(store),)
+    spec = spec_of(epochs=1, batch_size=N, seed=4, batches=batches, optimizer=optimizer, online=online, shards=shards)
+    train(spec, data, tmp_path / "one.safetensors")
+    trained = load_model(str(tmp_path / "one.safetensors")).module.state_dict()
+
+    model = build_model("D", shape=data.shape, classes=4, seed=4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    sources = static_sources(shards, data)
+    schedule = Schedule(seed=4, n=N, batch_size=N, sources=sources or (("online",),), epsilon=spec.epsilon)
+    if online:
+        indices = np.random.Generator(np.random.Philox(key=derive_key("order", 4, 0))).permutation(N)
+    else:
+        plan = plan_step(schedule, epoch=0, step=0)
+        indices = plan.indices
+    images, labels = data.read(indices)
+    x, y = torch.from_numpy(images).float() / 255, torch.from_numpy(labels)
+    half = N // 2 if batches == "replace" else 0
+    if online:
+        (attack,) = (spec.online,)
+        with torch_seeded("cpu", "online gradient", 4, 0, 0, 0):
+            noise = noise_of(
+                attack, data.shape, seed=derive_key("online step", 4, 0), examples=indices[half:], stream=3
+            )
+            label = attack_label(model, x[half:], attack)
+            x_adv = perturb(model, x[half:], label, attack, noise=noise, epsilon=0.3, dropout=True)
+    else:
+        x_adv = torch.from_numpy(Batches(data, schedule).perturb(images[half:], plan, epoch=0))
+    x_clean, y_clean = (x[:half], y[:half]) if half else (x, y)
+    if optimizer == "adam":
+        optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    else:
+        optimiser = torch.optim.RMSprop(model.parameters(), lr=0.045, alpha=0.9, eps=1.0, momentum=0.9)
+    model.train()
+    with torch_seeded("cpu", "training step", 4, 0, 0, 0):
+        logits = model(torch.cat([x_clean, x_adv]))
+    clean = cross_entropy(logits[: len(x_clean)], y_clean, reduction="sum")
+    adversarial = cross_entropy(logits[len(x_clean) :], y[half:], reduction="sum")
+    weight = 1.0 if batches == "pair" else 0.3
+    ((clean + weight * adversarial) / (len(x_clean) + weight * len(x_adv))).backward()
+    optimiser.step()
+    for name, value in model.state_dict().items():
+        assert torch.allclose(trained[name], value, rtol=0, atol=2e-6), name
+        assert not torch.equal(trained[name], before[name])
+
+
+# Stopped and resumed
+
+
+class Stopping:
+    """A data set that asks this process to stop, as Ctrl-C does, the k-th time that it is read."""
+
+    def __init__(self, inner: ArrayDataset, at: int, *, times: int = 1) -> None:
+        self.inner, self.at, self.times, self.reads = inner, at, times, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.reads += 1
+        if self.reads == self.at:
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+        return self.inner.read(indices)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 6, 9])
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_an_interrupted_run_is_resumed_to_the_bit(tmp_path, data, store, stop, optimizer):
+    spec = ensemble(store, optimizer=optimizer)
+    whole = train(spec, data, tmp_path / "whole.safetensors", log_every=2)
+    out = tmp_path / "parts.safetensors"
+    with pytest.raises(Interrupted, match=f"stopped after step {stop} of 10; the same command resumes") as caught:
+        train(spec, Stopping(data, stop), out, log_every=2)
+    assert caught.value.exit_code == 130
+    assert not out.exists()
+    assert out.with_suffix(".checkpoint").exists()
+    made = train(spec, data, out, log_every=2)
+    assert made.digest == whole.digest
+    assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert timeless(lines_of(out)) == timeless(lines_of(tmp_path / "whole.safetensors"))
+    assert not out.with_suffix(".checkpoint").exists()
+
+
+def test_checkpoints_make_a_killed_run_resumable_without_double_lines(tmp_path, data, store):
+    """Two Ctrl-C stop at once, as a kill does: after the last checkpoint there are lines, and half a line."""
+    spec = ensemble(store)
+    train(spec, data, tmp_path / "whole.safetensors", log_every=1)
+    out = tmp_path / "killed.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, Stopping(data, 8, times=2), out, log_every=1, checkpoint_every=3)
+    with safe_open(str(out.with_suffix(".checkpoint")), framework="pt") as file:
+        assert json.loads(file.metadata()["ensadv_data"])["number"] == 6
+    assert len(lines_of(out)) == 8  # seven steps and the summary of an epoch
+    with out.with_suffix(".jsonl").open("a") as log:
+        log.write('{"epoch": 1, "st')
+    train(spec, data, out, log_every=1)
+    assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert timeless(lines_of(out)) == timeless(lines_of(tmp_path / "whole.safetensors"))
+
+
+def test_ctrl_c_in_the_last_step_lets_it_finish(tmp_path, data):
+    made = train(spec_of(), Stopping(data, 10), tmp_path / "m.safetensors")
+    assert made.path.exists()
+
+
+def test_outside_the_main_thread_there_is_no_ctrl_c_to_note(tmp_path, data):
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(train, spec_of(epochs=1), data, tmp_path / "m.safetensors").result()
+    assert made.path.exists()
+
+
+def test_a_finished_run_is_left_alone(tmp_path, data):
+    out = tmp_path / "m.safetensors"
+    first = train(spec_of(), data, out)
+    before = content(tmp_path)
+    again = train(spec_of(), data, out)
+    assert again == Trained(out, first.digest, 10, again.seconds, was_complete=True)
+    assert content(tmp_path) == before
+
+
+def test_what_is_not_the_model_of_this_run_is_never_touched(tmp_path, data):
+    out = tmp_path / "m.safetensors"
+    train(spec_of(), data, out)
+    (tmp_path / "letter.safetensors").write_text("Dear Sir")
+    before = content(tmp_path)
+    for path, spec in ((out, spec_of(seed=1)), (out, spec_of(epochs=3)), (tmp_path / "letter.safetensors", spec_of())):
+        with pytest.raises(OutputError, match="it was not touched"):
+            train(spec, data, path)
+    assert content(tmp_path) == before
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path, data):
+    out = tmp_path / "m.safetensors"
+    with pytest.raises(Interrupted):
+        train(spec_of(), Stopping(data, 3), out)
+    before = content(tmp_path)
+    with pytest.raises(OutputError, match="is the checkpoint of another run"):
+        train(spec_of(seed=9), data, out)
+    assert content(tmp_path) == before
+    out.with_suffix(".checkpoint").write_bytes(b"not this")
+    with pytest.raises(OutputError, match="delete it to start anew"):
+        train(spec_of(), data, out)
+
+
+# Refused, and extras
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path, data):
+    with pytest.raises(InputError, match="expected at most the 40 training images, got 41"):
+        train(spec_of(batch_size=41), data, tmp_path / "m.safetensors")
+
+
+def test_a_store_for_other_data_stops_the_run(tmp_path, store):
+    other = make_images(N, seed=1)
+    with pytest.raises(AlignmentError, match="the store was made for other data"):
+        train(spec_of(shards=(str(store),)), other, tmp_path / "m.safetensors")
+
+
+def test_a_folder_that_is_missing_is_made_and_a_file_in_the_way_is_named(tmp_path, data):
+    train(spec_of(epochs=1), data, tmp_path / "new/folder/m.safetensors")
+    assert (tmp_path / "new/folder/m.safetensors").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot write .*/file/m\.jsonl"):
+        train(spec_of(epochs=1), data, tmp_path / "file/m.safetensors")
+
+
+def test_bfloat16_trains(tmp_path, store, data):
+    spec = ensemble(store, epochs=1, amp=True)
+    made = train(spec, data, tmp_path / "amp.safetensors", log_every=1)
+    usual = train(ensemble(store, epochs=1), data, tmp_path / "usual.safetensors")
+    assert made.digest != usual.digest
+    state = load_model(str(made.path)).module.state_dict()
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in state.values())
+
+
+def test_threads_are_put_back(tmp_path, data):
+    before = torch.get_num_threads()
+    train(spec_of(epochs=1, threads=before + 1), data, tmp_path / "m.safetensors")
+    assert torch.get_num_threads() == before
+
+
+def test_global_generators_are_left_alone(tmp_path, data, store):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    train(ensemble(store, epochs=1), data, tmp_path / "m.safetensors")
+    assert is_bit_equal(torch.get_rng_state(), before)
+
+
+def test_tensorboard_that_is_not_installed_is_bad_input(tmp_path, data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"ensadv-data\[tensorboard\]"):
+        train(spec_of(), data, tmp_path / "m.safetensors", tensorboard=tmp_path / "board")
+
+
+def test_tensorboard_gets_the_losses_of_each_source(tmp_path, data, store, monkeypatch):
+    """Through a writer of the same face, since the real one is an extra."""
+    import types
+
+    written: list[tuple[str, int]] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            assert (folder, purge_step) == (str(tmp_path / "board"), 0)
+
+        def add_scalar(self, name: str, value: float, number: int) -> None:
+            assert np.isfinite(value)
+            written.append((name, number))
+
+        def close(self) -> None:
+            written.append(("closed", -1))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    train(ensemble(store), data, tmp_path / "m.safetensors", log_every=1, tensorboard=tmp_path / "board")
+    assert written[-1] == ("closed", -1)
+    assert {number for name, number in written[:-1] if name.startswith("loss_clean/")} == set(range(10))
+    assert {name.split("/")[1] for name, _ in written[:-1]} == {"online", "m", "w"}
+
+
+def test_a_run_on_the_embedded_images_learns(tmp_path):
+    train(
+        spec_of(epochs=1, batch_size=32),
+        open_dataset("mnist-mini", "train", limit=2000),
+        tmp_path / "d.safetensors",
+        log_every=1,
+    )
+    losses = [line["loss_clean"] for line in lines_of(tmp_path / "d.safetensors") if "source" in line]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])

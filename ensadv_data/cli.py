@@ -24,7 +24,7 @@ from ensadv_data.evaluation.summary import summary_rows
 from ensadv_data.files import write_atomic
 from ensadv_data.inspection import describe_model, describe_store, is_store
 from ensadv_data.models import ARCHITECTURES
-from ensadv_data.pipeline import Recipe, StageRun, read_recipe, run_recipe, selected
+from ensadv_data.pipeline import Recipe, StageRun, check_device, read_recipe, run_recipe, selected
 from ensadv_data.pipeline import evaluate as evaluate_models
 from ensadv_data.precompute import precompute as precompute_store
 from ensadv_data.report import write_report
@@ -48,7 +48,12 @@ def _data_options(command: F) -> F:
     return command
 
 
-_device_option = click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+def _device(context: click.Context, parameter: click.Parameter, name: str) -> str:
+    check_device(name)
+    return name
+
+
+_device_option = click.option("--device", default="cpu", show_default=True, callback=_device, help="cpu or cuda.")
 _seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Names all randomness.")
 
 
@@ -98,7 +103,7 @@ def run(
 @cli.command(epilog="Example:  ensadv-data fetch mnist")
 @click.argument("name")
 @click.option("--data-dir", type=_PATH, help="Where to put it, in a folder of its name.")
-@click.option("--mirror", multiple=True, help="A base URL to try first; may be repeated.")
+@click.option("--mirror", multiple=True, help="A base URL instead of the built-in ones; may be repeated.")
 def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
     """Download the data set NAME from a list of mirrors; every file's SHA-256 is checked."""
     folder = fetch_data(name, mirrors=mirror or None, home=data_dir, progress=sys.stderr.isatty())
@@ -231,9 +236,9 @@ def evaluate(
     spec = checked(EvaluateSpec, {**_given(fields), "images": limit}, where="evaluate")
     where = checked(DataSpec, {"data": data, "data_dir": data_dir}, where="evaluate")
     result = evaluate_models(spec, where, targets=_named(targets), sources=_named(sources)).to_json()
+    _print_result(result)  # first: it is not lost when the file cannot be written
     if out is not None:
         write_atomic(out, (json.dumps(result, indent=1) + "\n").encode())
-    _print_result(result)
 
 
 @cli.command(epilog="Example:  ensadv-data inspect shards")
@@ -248,11 +253,16 @@ def inspect(path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(summary.to_json(), indent=1))
         return
-    click.echo(
-        f"store   {summary.path}  {summary.bytes:,} bytes, {summary.draws} draws, {summary.blocks} blocks of "
-        f"{summary.block} images\ndigest  {summary.digest}\ndata    {summary.data}: {summary.n} images "
-        f"{'×'.join(map(str, summary.shape))}, digest {summary.data_digest}\nmode    {summary.mode}"
+    shape = "×".join(map(str, summary.shape))
+    lines = (
+        f"store   {summary.path}  {summary.bytes:,} bytes, {summary.draws} draws, "
+        f"{summary.blocks} blocks of {summary.block} images",
+        f"digest  {summary.digest}",
+        f"data    {summary.data}: {summary.n} images {shape}, digest {summary.data_digest}",
+        f"mode    {summary.mode}",
+        f"bits    {summary.bits_per_value:.4f} a value and draw, with masks",
     )
+    click.echo("\n".join(lines))
     columns = ["source", "arch.", "attack", "kind", "epsilon", "zeros", "bits/value", "weights"]
     rows = [
         [
@@ -309,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo("stopped; the same command resumes", err=True)
         sys.exit(130)
     except EnsadvError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo("error: " + " ".join(line.strip() for line in str(error).splitlines()), err=True)
         sys.exit(error.exit_code)
     except Exception as error:
         traceback.print_exc()

@@ -6,13 +6,16 @@ The plan of a step takes both as parameters, so that the same training code runs
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 import torch.distributed
 
 from ensadv_data.errors import QuantityError
 
-__all__ = ["Place", "available_cores", "current_place"]
+__all__ = ["Place", "available_cores", "current_place", "intra_op_threads"]
 
 
 @dataclass(frozen=True)
@@ -37,3 +40,14 @@ def current_place() -> Place:
 def available_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def intra_op_threads(count: int | None) -> Iterator[None]:
+    """Compute with that many threads, PyTorch's choice where it is None; another number moves the last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from ensadv_data.data import Dataset, digest_examples, open_dataset
-from ensadv_data.dist import available_cores
+from ensadv_data.dist import available_cores, intra_op_threads
 from ensadv_data.errors import EnsadvError, InputError, IntegrityError, Interrupted, ModelError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
 from ensadv_data.models import Model, load_model
@@ -96,7 +96,7 @@ def compute_block(job: Job, block: Block) -> dict[str, Any]:
     data = _dataset(job.data)
     images, _ = data.read(np.arange(block.first, block.last + 1))
     planes: dict[str, Planes] = {}
-    with _COMPUTING, _one_thread(job.spec.device):
+    with _COMPUTING, intra_op_threads(1 if job.spec.device == "cpu" else None):
         for name, reference in job.spec.models.items():
             entries = {entry.attack: entry for entry in job.entries if entry.source == name}
             expected = next(iter(entries.values())).source_digest
@@ -291,18 +291,6 @@ def _absolute(spec: PrecomputeSpec) -> PrecomputeSpec:
         for name, reference in spec.models.items()
     }
     return spec.model_copy(update={"models": models})
-
-
-@contextmanager
-def _one_thread(device: str) -> Iterator[None]:
-    """Another number of threads moves about one sign in a million; parallelism comes from workers."""
-    before = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @lru_cache(maxsize=2)

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,10 +28,11 @@ from torch.nn.functional import cross_entropy
 
 from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.data import Dataset
-from ensadv_data.dist import current_place
+from ensadv_data.dist import current_place, intra_op_threads
 from ensadv_data.errors import InputError, Interrupted, ModelError, OutputError
 from ensadv_data.files import naming_trouble, write_atomic
 from ensadv_data.interrupts import deferred_interrupt
+from ensadv_data.journal import Journal
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.manifest import read_manifest
 from ensadv_data.mixing import ONLINE, Batches, Schedule, Source, StepPlan, plan_step, static_sources
@@ -97,16 +98,16 @@ def train(
         return Trained(out, digest, total, time.perf_counter() - began, was_complete=True)
     start = run.resume()
     with ExitStack() as stack:
-        log = stack.enter_context(_Log(out.with_suffix(".jsonl"), start, run.schedule.steps, tensorboard))
+        log = stack.enter_context(Journal(out.with_suffix(".jsonl"), start, run.schedule.steps, tensorboard))
         request = stack.enter_context(deferred_interrupt())
-        stack.enter_context(_threads(spec.threads))
+        stack.enter_context(intra_op_threads(spec.threads))
         bar = progress_bar(f"train {out.stem}", total=total, done=start, unit="images", per=spec.batch_size)
         advance = stack.enter_context(bar)
         for number in range(start, total):
             epoch, step = divmod(number, run.schedule.steps)
             line = run.step(epoch, step)
             if number % log_every == 0:
-                log.write({name: _plain(value) for name, value in line.items()})
+                log.write(line)
             if step + 1 == run.schedule.steps:
                 log.write(run.epoch_summary(epoch, step))
             last = number + 1 == total
@@ -300,73 +301,6 @@ class TrainingRun:
             "loss_adversarial": loss_adversarial if plan.source is not None else None,
             "seconds": round(seconds, 6),
         }
-
-
-class _Log:
-    """JSON lines, always; TensorBoard where it is wanted. Lines after the checkpoint are dropped on resuming."""
-
-    def __init__(self, path: Path, start: int, steps: int, tensorboard: Path | None) -> None:
-        self.path, self.steps, self.board = path, steps, None
-        kept = []
-        if start and path.exists():
-            for text in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    line = json.loads(text)
-                except ValueError:  # a run that was killed may leave half a line, after its last checkpoint
-                    break
-                if line["epoch"] * steps + line["step"] < start:
-                    kept.append(text + "\n")
-        write_atomic(path, "".join(kept).encode())
-        if tensorboard is not None:
-            self.board = _summary_writer(tensorboard, purge_step=start)
-
-    def __enter__(self) -> _Log:
-        with naming_trouble(self.path):
-            self.file: TextIO = self.path.open("a", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-        if self.board is not None:
-            self.board.close()
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Append one line."""
-        with naming_trouble(self.path):
-            self.file.write(json.dumps(line) + "\n")
-        if self.board is not None and "source" in line:
-            number = line["epoch"] * self.steps + line["step"]
-            for name in ("loss_clean", "loss_adversarial"):
-                if line[name] is not None:
-                    self.board.add_scalar(f"{name}/{line['source']}", line[name], number)
-
-    def flush(self) -> None:
-        """A checkpoint is never ahead of the log."""
-        with naming_trouble(self.path):
-            self.file.flush()
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Another number of threads gives weights that differ in the last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _summary_writer(folder: Path, *, purge_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError("--tensorboard needs the extra: pip install 'ensadv-data[tensorboard]'") from None
-    return SummaryWriter(str(folder), purge_step=purge_step)
-
-
-def _plain(value: Any) -> Any:
-    return round(float(value), 6) if isinstance(value, Tensor) else value
 
 
 def _record(spec: TrainSpec, dataset: Dataset) -> dict[str, Any]:

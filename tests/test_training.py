@@ -389,3 +389,11 @@ def test_a_run_on_the_embedded_images_learns(tmp_path):
     )
     losses = [line["loss_clean"] for line in lines_of(tmp_path / "d.safetensors") if "source" in line]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize("content", ["notes of somebody\n", '{"epoch": 0}\n', "[1]\n"])
+def test_a_file_that_is_no_log_is_not_overwritten(tmp_path, data, content):
+    (tmp_path / "m.jsonl").write_text(content, encoding="utf-8")
+    with pytest.raises(OutputError, match="something else than a log"):
+        train(TrainSpec(architecture="D", epochs=1, batch_size=32, threads=1), data, tmp_path / "m.safetensors")
+    assert (tmp_path / "m.jsonl").read_text(encoding="utf-8") == content

@@ -20,12 +20,14 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from ensadv_data.data import Dataset, open_dataset
 from ensadv_data.dist import available_cores
@@ -33,14 +35,14 @@ from ensadv_data.errors import EnsadvError, InputError, Interrupted, OutputError
 from ensadv_data.evaluation.suites import suite_named
 from ensadv_data.evaluation.transfer import Transfer, measure_transfer
 from ensadv_data.files import sha256_of_file, write_atomic
-from ensadv_data.models import Model, load_model
+from ensadv_data.models import ARCHITECTURES, Model, load_model
 from ensadv_data.precompute import precompute
 from ensadv_data.progress import progress_bar, silence_bars
 from ensadv_data.report import write_report
 from ensadv_data.spec import DataSpec, EvaluateSpec, PrecomputeSpec, Spec, TrainSpec, checked, read_toml
 from ensadv_data.training import train
 
-__all__ = ["Recipe", "Stage", "StageRun", "evaluate", "read_recipe", "run_recipe", "selected"]
+__all__ = ["Recipe", "Stage", "StageRun", "check_device", "evaluate", "read_recipe", "run_recipe", "selected"]
 
 Kind = Literal["train", "precompute", "evaluate", "report"]
 _KINDS: tuple[Kind, ...] = ("train", "precompute", "evaluate", "report")
@@ -112,9 +114,16 @@ def read_recipe(path: Path) -> Recipe:
         raise UnknownNameError(f"table in {path}", unknown[0], ("name", "data", "defaults", *_KINDS))
     data = checked(DataSpec, _table(table, "data", path), where=f"{path}: data")
     defaults = _table(table, "defaults", path)
+    for key in defaults:
+        if key not in _KINDS[:3]:
+            raise UnknownNameError(f"table in {path}: defaults", key, _KINDS[:3])
+    recipe_name = table.get("name", path.stem)
+    if not isinstance(recipe_name, str) or not recipe_name.strip() or "/" in recipe_name:
+        raise InputError(f"{path}: name: expected the name of a folder, got {recipe_name!r}")
     kinds: dict[str, Kind] = {}
     for kind in _KINDS[:3]:
         for name in _table(table, kind, path):
+            _check_name(name, where=f"{path}: {kind}")
             if name in kinds:
                 raise InputError(f"{path}: expected each stage to have a name of its own, got {name!r} twice")
             kinds[name] = kind
@@ -124,9 +133,12 @@ def read_recipe(path: Path) -> Recipe:
         stages.append(_stage(name, kind, fields, kinds, where=f"{path}: {kind}.{name}"))
     if "report" in table:
         options = _table(table, "report", path)
+        for key in options:
+            if key != "title":
+                raise UnknownNameError(f"key in {path}: report", key, ["title"])
         inputs = tuple(kinds)
         stages.append(Stage("report", "report", None, inputs, {"title": str(options.get("title", path.stem))}))
-    return Recipe(str(table.get("name", path.stem)), data, _ordered(stages, path))
+    return Recipe(recipe_name, data, _ordered(stages, path))
 
 
 def selected(recipe: Recipe, until: str | None) -> tuple[Stage, ...]:
@@ -170,6 +182,8 @@ def run_recipe(
         Ctrl-C; what is done is kept, and the same command resumes.
     """
     stages = selected(recipe, until)
+    for device in {getattr(stage.spec, "device", "cpu") for stage in stages}:
+        check_device(device)
     jobs = jobs or available_cores()
     _claim(out, recipe)
     plan = _Plan(recipe, out, jobs)
@@ -185,6 +199,7 @@ def run_recipe(
                 finished(_run_stage(plan, stage))
                 advance(1)
             return done
+        others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_child, initargs=(os.getpid(),))
         waiting, running = list(stages), dict[Future[StageRun], Stage]()
@@ -199,12 +214,34 @@ def run_recipe(
                     finished(future.result())
                     advance(1)
         except KeyboardInterrupt:
+            for child in set(multiprocessing.active_children()) - others:
+                os.kill(child.pid or 0, signal.SIGINT)
             raise Interrupted(f"{out}: stopped; what is done is kept, and the same command resumes") from None
         except BrokenProcessPool:
             raise EnsadvError(f"{out}: a stage's process died (out of memory?); the same command resumes") from None
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            try:
+                pool.shutdown(wait=True, cancel_futures=True)
+            except KeyboardInterrupt:  # the second Ctrl-C does not wait for the stages to stop by themselves
+                for child in set(multiprocessing.active_children()) - others:
+                    child.kill()
+                raise
     return done
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine does not have, before anything is computed on it.
+
+    Raises
+    ------
+    InputError
+        PyTorch cannot put a tensor there.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"device: expected cpu, or cuda where there is one, got {name!r}: {reason}") from None
 
 
 def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], sources: Mapping[str, str]) -> Transfer:
@@ -271,6 +308,9 @@ class _Plan:
             "data": [data.name, data.digest, len(data)],
             "inputs": {name: self.fingerprint(self.recipe.stage(name)) for name in stage.inputs},
         }
+        files = {path: sha256_of_file(Path(path)) for path in _outside_files(stage) if Path(path).is_file()}
+        if files:
+            about["files"] = files
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     def fingerprint(self, stage: Stage) -> str | None:
@@ -357,10 +397,12 @@ def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Ki
     if kind == "precompute":
         fields["models"] = _names(fields.get("models", {}), where=f"{where}: models")
         spec: Spec = checked(PrecomputeSpec, fields, where=where)
-        inputs = [ref for ref in fields["models"].values() if kinds.get(ref) == "train"]
+        inputs = _model_stages(fields["models"].values(), kinds, where=where)
     elif kind == "train":
-        spec = checked(TrainSpec, fields, where=where)
-        inputs = list(spec.shards) if isinstance(spec, TrainSpec) else []
+        spec = train_spec = checked(TrainSpec, fields, where=where)
+        inputs = list(dict.fromkeys(train_spec.shards))
+        if train_spec.architecture not in ARCHITECTURES:
+            raise UnknownNameError(f"architecture in {where}", train_spec.architecture, ARCHITECTURES)
         for shard in inputs:
             if kinds.get(shard) != "precompute":
                 stages = [other for other, k in kinds.items() if k == "precompute"]
@@ -368,10 +410,42 @@ def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Ki
     else:
         for role in ("targets", "sources"):
             options[role] = _names(fields.pop(role, {}), where=f"{where}: {role}")
-        spec = checked(EvaluateSpec, fields, where=where)
+        if not options["targets"]:
+            raise InputError(f"{where}: targets: expected at least one train stage or reference, got none")
+        spec = evaluate_spec = checked(EvaluateSpec, fields, where=where)
+        suite_named(evaluate_spec.suite).attacks(epsilon=evaluate_spec.epsilon)
         named = (*options["targets"].values(), *options["sources"].values())
-        inputs = [ref for ref in dict.fromkeys(named) if kinds.get(ref) == "train"]
+        inputs = _model_stages(named, kinds, where=where)
     return Stage(name, kind, spec, tuple(inputs), options)
+
+
+def _model_stages(references: Iterable[str], kinds: Mapping[str, Kind], *, where: str) -> list[str]:
+    """The train stages among model references; what is neither a stage nor looks like a reference is a mistake."""
+    inputs = []
+    for reference in dict.fromkeys(references):
+        if kinds.get(reference) == "train":
+            inputs.append(reference)
+        elif not (":" in reference or "/" in reference or reference.endswith(".safetensors")):
+            stages = [name for name, kind in kinds.items() if kind == "train"]
+            raise UnknownNameError(f"train stage in {where}", reference, stages)
+    return inputs
+
+
+def _outside_files(stage: Stage) -> list[str]:
+    """Weights that no stage makes: those of FILE.safetensors and of timm:NAME,weights=FILE."""
+    roles = (*stage.options.values(), getattr(stage.spec, "models", None))
+    references = [reference for role in roles if isinstance(role, Mapping) for reference in role.values()]
+    return [reference.partition(",weights=")[2] or reference for reference in references]
+
+
+def _check_name(name: str, *, where: str) -> None:
+    """A stage's name becomes that of files, beside state/recipe.json and state/report.json."""
+    fits = name and all(c.isalnum() or c in "._-*" for c in name) and name[0] != "."
+    if not fits or name in ("recipe", "report"):
+        raise InputError(
+            f"{where}: expected a name of letters, digits, '.', '_', '-' or '*' that is not 'recipe' or 'report', "
+            f"got {name!r}"
+        )
 
 
 def _names(value: Any, *, where: str) -> dict[str, str]:
@@ -438,8 +512,13 @@ def _renamed(model: Model, name: str) -> Model:
 
 
 def _start_child(parent: int) -> None:
-    """A stage's process shows no bars, leaves Ctrl-C to its stage, and never outlives its parent."""
+    """A stage's process shows no bars, leaves Ctrl-C to its stage, and never outlives its parent.
+
+    It stands in a group of its own: the terminal sends Ctrl-C to the parent alone, which passes it on once; so a
+    signal that is sent to the parent by hand does the same.
+    """
     silence_bars()
+    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

@@ -7,7 +7,15 @@ from typing import Any
 
 __all__ = ["rate_text", "summary_rows"]
 
-_TITLES = {"fgsm": "FGSM", "r-fgsm": "R+FGSM", "step-ll": "Step-LL", "r-step-ll": "R+Step-LL"}
+_TITLES = {
+    "fgsm": "FGSM",
+    "r-fgsm": "R+FGSM",
+    "i-fgsm": "I-FGSM",
+    "pgd": "PGD",
+    "step-ll": "Step-LL",
+    "r-step-ll": "R+Step-LL",
+    "iter-ll": "Iter-LL",
+}
 
 
 def rate_text(rate: Mapping[str, Any] | None) -> str:

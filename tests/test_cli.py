@@ -1,0 +1,618 @@
+"""The command line: exit codes, messages of one line, and what a signal leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.server
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from ensadv_data import cli
+from ensadv_data.cli import main
+from ensadv_data.data import ArrayDataset, dataset, open_dataset
+from ensadv_data.models import build_model, read_metadata, save_model
+from ensadv_data.spec import DataSpec, PrecomputeSpec
+
+LIMIT = ("--limit", "100")
+
+
+def digest(seed: int, path: Path) -> str:
+    module = build_model("D", shape=(1, 28, 28), classes=10, seed=seed)
+    return save_model(path, module, architecture="D", shape=(1, 28, 28), classes=10, record={"seed": seed})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two models, and a store of one of them."""
+    folder = tmp_path_factory.mktemp("cli")
+    for seed, name in enumerate("ab"):
+        digest(seed, folder / f"{name}.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ENSADV_QUIET", "1")
+        patch.setattr(sys, "path", sys.path[:])
+        model = f"a={folder / 'a.safetensors'}"
+        words = ["precompute", "--model", model, "--attack", "r-fgsm:alpha=0.1", *LIMIT, "--workers", "0"]
+        main([*words, "--out", str(folder / "store")])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    monkeypatch.setenv("ENSADV_QUIET", "1")
+    monkeypatch.setattr(sys, "path", sys.path[:])  # main appends the folder one stands in
+
+
+class Ended:
+    """What a command line said, and how it ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def command(capsys):
+    """Run a command line in this process."""
+
+    def run(*words: str | Path) -> Ended:
+        code: object = 0
+        try:
+            main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code
+        assert isinstance(code, int)
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(command):
+    """Run a command line that must end with an exit code and one line on the error stream."""
+
+    def run(code: int, *words: str | Path) -> str:
+        ended = command(*words)
+        assert ended.code == code, ended.err
+        assert ended.out == ""
+        assert "Traceback" not in ended.err
+        assert ended.err.startswith("error: ")
+        assert ended.err.count("\n") == 1
+        assert ended.err.endswith("\n")
+        return ended.err
+
+    return run
+
+
+# 0: what works
+
+
+def test_train_says_what_it_made_and_leaves_it_alone_the_second_time(command, tmp_path):
+    out = tmp_path / "new" / "d.safetensors"
+    words = ("train", "--architecture", "D", "--epochs", "1", *LIMIT, "--out", out)
+    first, second = command(*words), command(*words)
+    assert (first.code, second.code) == (0, 0)
+    weights = read_metadata(out)["digest"][:16]
+    assert first.out.startswith(f"{out}: 1 steps, ")
+    assert first.out.endswith(f"weights {weights}\n")
+    assert second.out == f"{out}: was finished before and was left alone; weights {weights}\n"
+
+
+def test_ensemble_training_reads_a_store(command, made, tmp_path):
+    out = tmp_path / "ens.safetensors"
+    words = ("train", "--architecture", "D", "--epochs", "2", *LIMIT, "--online", "step-ll", "--threads", "1")
+    ended = command(*words, "--shards", made / "store", "--epsilon", "76/255", "--out", out)
+    assert ended.code == 0, ended.err
+    how = read_metadata(out)["record"]["training"]
+    assert how["epsilon"]["epsilon"] == 76 / 255
+    assert how["shards"][0]["sources"] == ["a"]
+
+
+def test_precompute_leaves_a_finished_store_alone_and_notes_equal_draws(command, made, tmp_path):
+    model = f"a={made / 'a.safetensors'}"
+    words = ("precompute", "--model", model, *LIMIT, "--workers", "0", "--attack")
+    again = command(*words, "r-fgsm:alpha=0.1", "--out", made / "store")
+    assert again.code == 0
+    assert "was finished before and was left alone; store " in again.out
+    new = command(*words, "fgsm", "--draws", "2", "--out", tmp_path / "store")
+    assert "15 of 15 blocks computed" in new.out
+    assert new.err.startswith("note: a/fgsm: all 2 draws are equal")
+
+
+def test_evaluate_prints_a_table_and_writes_json(command, made, tmp_path):
+    out = tmp_path / "result.json"
+    models = ("--target", f"t={made / 'a.safetensors'}", "--source", made / "b.safetensors")
+    ended = command("evaluate", *models, *LIMIT, "--suite", "single-step", "--epsilon", "16/255", "--out", out)
+    assert ended.code == 0, ended.err
+    assert "mnist-mini/test, 100 images, epsilon 0.0627" in ended.out
+    assert "FGSM on b" in ended.out
+    assert ended.err == ""
+    result = json.loads(out.read_bytes())
+    assert result["epsilon"] == 16 / 255
+    assert list(result["sources"]) == ["b"]
+    assert f"{100 * result['targets']['t']['clean']['error']:.1f} [" in ended.out
+    again = command("evaluate", *models, *LIMIT, "--suite", "single-step", "--epsilon", "16/255")
+    assert again.out == ended.out
+
+
+def test_inspect_shows_a_store(command, made):
+    ended = command("inspect", made / "store")
+    assert ended.code == 0
+    summary = json.loads(command("inspect", made / "store", "--json").out)
+    for word in (
+        summary["digest"],
+        summary["data_digest"],
+        "mnist-mini/train: 100 images 1×28×28",
+        "r-fgsm",
+        "rsign",
+        "any epsilon above alpha = 0.1",
+        f"{summary['entries'][0]['bits_per_value']:.4f}",
+        summary["entries"][0]["source_digest"][:16],
+        "1 draws",
+        "eval",
+    ):
+        assert word in ended.out
+    assert summary["entries"][0]["source_digest"] == read_metadata(made / "a.safetensors")["digest"]
+
+
+def test_inspect_shows_a_model(command, made):
+    for words in ((), ("--json",)):
+        about = json.loads(command("inspect", made / "a.safetensors", *words).out)
+        assert about == read_metadata(made / "a.safetensors")
+
+
+def test_report_is_written(command, made, tmp_path):
+    result, out = tmp_path / "result.json", tmp_path / "report.html"
+    target = ("--target", f"t={made / 'a.safetensors'}", "--source", made / "b.safetensors")
+    assert command("evaluate", *target, *LIMIT, "--suite", "single-step", "--out", result).code == 0
+    training = ("train", "--architecture", "D", "--epochs", "1", *LIMIT)
+    assert command(*training, "--out", tmp_path / "d.safetensors").code == 0
+    inputs = ("--result", result, "--log", tmp_path / "d.jsonl", "--store", made / "store", *LIMIT)
+    ended = command("report", *inputs, "--title", "A <title>", "--out", out)
+    assert (ended.code, ended.out) == (0, f"report: {out}\n")
+    page = out.read_text(encoding="utf-8")
+    assert "A &lt;title&gt;" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_fetch_of_the_embedded_images_needs_nothing(command):
+    ended = command("fetch", "mnist-mini")
+    assert ended.code == 0
+    assert ended.out.startswith("mnist-mini: checked, in ")
+
+
+def test_dry_run_prints_the_stages(command, tmp_path):
+    ended = command("run", "mnist-table8", "--dry-run", "--until", "table8-D", "--out", tmp_path / "out")
+    assert ended.code == 0
+    lines = [line.split() for line in ended.out.splitlines()]
+    assert lines[-1][:3] == ["evaluate", "table8-D", "results/table8-D.json"]
+    assert ["train", "static-D", "models/static-D.safetensors", "needs:", "–"] in lines
+    assert not (tmp_path / "out").exists()
+
+
+RECIPE = """
+data = { data = "mnist-mini", limit = 100 }
+[train.one]
+architecture = "D"
+epochs = 1
+[evaluate.result]
+targets = ["one"]
+suite = "single-step"
+images = 50
+[report]
+"""
+
+
+def test_run_prints_stages_table_and_report(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(RECIPE)
+    ended = command("run", "mine.toml", "--jobs", "1")
+    assert ended.code == 0, ended.err
+    assert "mnist-mini/test, 50 images" in ended.out
+    assert ended.out.endswith("report: mine/report.html\n")
+    again = command("run", "mine.toml", "--jobs", "1", "--data-dir", tmp_path)
+    assert again.out.count("unchanged") == 3
+
+
+def test_demo_runs_the_packaged_recipe(command, tmp_path, monkeypatch):
+    seen = {}
+
+    def watched(recipe, out, **options):
+        seen.update(options, recipe=recipe, out=out)
+        return []
+
+    monkeypatch.setattr(cli, "run_recipe", watched)
+    assert command("demo", "--out", tmp_path / "d", "--jobs", "3").code == 0
+    assert (seen["recipe"].name, seen["out"], seen["until"], seen["jobs"]) == ("mnist-demo", tmp_path / "d", None, 3)
+
+
+# 2: usage
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--bogus"),
+        ("train", "--out", "x"),
+        ("train", "--architecture", "D", "--out", "x", "--epochs", "many"),
+        ("bogus",),
+        ("run", "mnist-demo", "--jobs", "0"),
+        ("inspect",),
+        (),
+    ],
+)
+def test_usage(command, words):
+    ended = command(*words)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert "Usage: " in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_help_and_version_end_well(command):
+    assert command("--help").code == command("train", "-h").code == command("--version").code == 0
+
+
+# 3: bad input
+
+TRAIN = ("train", "--architecture", "D", *LIMIT, "--out", "never.safetensors")
+PRECOMPUTE = ("precompute", *LIMIT, "--workers", "0", "--out", "never", "--attack")
+EVALUATE = ("evaluate", *LIMIT, "--target", "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((*PRECOMPUTE, "fgms", "--model", "a=a.safetensors"), "unknown attack 'fgms'; known: fgsm, step-ll, r-fgsm"),
+        ((*TRAIN, "--online", "fgms"), "unknown attack 'fgms'; known: fgsm"),
+        ((*TRAIN, "--online", "r-fgsm:beta=1"), "known: alpha, epsilon, loss, step_size, steps"),
+        (("train", "--architecture", "E", *LIMIT, "--out", "x"), "unknown architecture 'E'; known: A, B, B*, C, D"),
+        ((*TRAIN, "--data", "minst"), "unknown data set 'minst'; known: mnist-mini, mnist, fashion-mnist"),
+        ((*EVALUATE, "--suite", "papers"), "unknown suite 'papers'; known: single-step, paper"),
+        (("run", "mnist-dmeo"), "unknown recipe 'mnist-dmeo'; known: mnist-demo, mnist-table8"),
+        (("run", "mnist-demo", "--until", "repot", "--out", "never"), "unknown stage 'repot'; known: static-B"),
+        (("run", "here.toml"), "expected a recipe at here.toml, found no file"),
+        (("fetch", "cifar"), "unknown data set 'cifar'; known: "),
+        (("evaluate", *LIMIT, "--target", "missing.safetensors"), "expected a model at missing.safetensors"),
+        (("evaluate", *LIMIT, "--target", "python:nowhere:factory"), "is the module on the Python path?"),
+        (("evaluate", *LIMIT, "--target", "python:nowhere"), "expected python:MODULE:FACTORY"),
+        ((*EVALUATE, "--epsilon", "1.5"), "epsilon: expected an L∞ radius in [0, 1] (pixels are in [0, 1]), got 1.5"),
+        ((*EVALUATE, "--epsilon", "-0.1"), "epsilon: expected an L∞ radius in [0, 1]"),
+        ((*EVALUATE, "--epsilon", "abc"), "expected a number or a fraction such as 0.3 or 16/255, got 'abc'"),
+        ((*EVALUATE, "--epsilon", "nan"), "expected a number or a fraction such as 0.3 or 16/255, got 'nan'"),
+        ((*EVALUATE, "--epsilon", "1/0"), "got '1/0'"),
+        ((*TRAIN, "--epsilon", "2"), "epsilon: expected an L∞ radius"),
+        ((*TRAIN, "--epsilon", "normal:1"), "expected normal:SIGMA,MAX"),
+        ((*TRAIN, "--online", "r-fgsm:alpha=0.4"), "alpha: expected a random step smaller than epsilon = 0.3, got 0.4"),
+        ((*PRECOMPUTE, "r-fgsm:alpha=0.3", "--model", "a=a.safetensors"), "smaller than epsilon = 0.3, got 0.3"),
+        ((*PRECOMPUTE, "fgsm", "--model", "a/b=a.safetensors"), "expected a name of letters"),
+        ((*PRECOMPUTE, "fgsm", "--model", "a=a.safetensors", "--model", "a=b.safetensors"), "'a' twice; use NAME=REF"),
+        ((*PRECOMPUTE, "fgsm", "--model", "a=a.safetensors", "--draws", "0"), "precompute: draws: "),
+        ((*TRAIN, "--epochs", "0"), "train: epochs: input should be greater than or equal to 1, got 0"),
+        ((*TRAIN, "--learning-rate", "nan"), "train: learning_rate: "),
+        ((*TRAIN, "--batch-size", "101"), "batch_size: expected at most the 100 training images, got 101"),
+        ((*TRAIN, "--device", "moon"), "device: expected cpu, or cuda where there is one, got 'moon'"),
+        (("train", "--architecture", "D", "--limit", "10001", "--out", "x"), "limit"),
+        ((*TRAIN, "--shards", "nowhere"), "nowhere"),
+        (("inspect", "nowhere"), "expected a store or a .safetensors file at nowhere, found nothing"),
+        (("inspect", "a.safetensors.d"), "expected a store at a.safetensors.d, found none"),
+        (("report", "--result", "nowhere.json", "--out", "never.html"), "nowhere.json"),
+        ((*EVALUATE, "--target", "b/a.safetensors"), "expected a name of its own for each model, got 'a' twice"),
+        ((*EVALUATE, "--target", "python:given_models:one_column"), "expected logits of shape (1, K)"),
+        ((*EVALUATE, "--target", "python:given_models:three_classes"), "expected finite logits over 10 classes"),
+        ((*EVALUATE, "--target", "python:given_models:nan"), "with NaN or infinity"),
+        ((*EVALUATE, "--source", "python:given_models:nan"), "with NaN or infinity"),
+        ((*EVALUATE, "--target", "python:given_models:colour"), "the model cannot read images of shape (1, 28, 28)"),
+        ((*EVALUATE, "--target", "python:given_models:no_model"), "to return a torch.nn.Module, got int"),
+        ((*PRECOMPUTE, "fgsm", "--model", "a=python:given_models:one_column"), "expected logits of shape"),
+        ((*PRECOMPUTE, "fgsm", "--model", "a=python:given_models:nan"), "source a, example 0: expected finite logits"),
+        ((*EVALUATE, "--target", "wide.safetensors"), "do not fit the architecture"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(refused, made, tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        shutil.copy(made / f"{name}.safetensors", tmp_path)
+    (tmp_path / "a.safetensors.d").mkdir()
+    given = tmp_path / "given_models.py"
+    given.write_text(GIVEN)
+    monkeypatch.delitem(sys.modules, "given_models", raising=False)
+    module = build_model("C", shape=(1, 28, 28), classes=10)
+    save_model(tmp_path / "wide.safetensors", module, architecture="D", shape=(1, 28, 28), classes=10, record={})
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert says in refused(3, *words)
+    after = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}
+    assert after - set(before) <= {"never"}  # a store that was begun, never a finished thing
+    assert not (tmp_path / "never" / "manifest.json").exists()
+
+
+GIVEN = """
+import torch
+from torch import nn
+
+class Given(nn.Module):
+    def __init__(self, columns=10, factor=1.0):
+        super().__init__()
+        self.columns, self.factor = columns, factor
+
+    def forward(self, x):
+        return x.flatten(1)[:, :self.columns] * self.factor
+
+def one_column():
+    return Given(columns=1)
+
+def three_classes():
+    return Given(columns=3)
+
+def nan():
+    return Given(factor=float("nan"))
+
+def colour():
+    return nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+def no_model():
+    return 3
+"""
+
+
+def test_model_of_ones_own_is_found_in_the_folder_one_stands_in(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_models.py").write_text(GIVEN)
+    ended = command("evaluate", *LIMIT, "--target", "own=python:own_models:Given", "--suite", "single-step")
+    assert ended.code == 0, ended.err
+    assert "own" in ended.out
+
+
+@pytest.mark.parametrize("trouble", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_folder_that_cannot_be_written_costs_no_result(command, made, tmp_path, monkeypatch, trouble):
+    """Refused by hand: root, who runs many a container, may write everywhere."""
+
+    def refuse(*_, **__):
+        raise OSError(trouble, os.strerror(trouble))
+
+    monkeypatch.setattr("ensadv_data.files.tempfile.mkstemp", refuse)
+    words = ("evaluate", "--target", made / "a.safetensors", *LIMIT, "--suite", "single-step")
+    ended = command(*words, "--out", tmp_path / "x.json")
+    assert ended.code == 3
+    assert ended.err.startswith(f"error: cannot write {tmp_path / 'x.json'}: ")
+    assert os.strerror(trouble) in ended.err
+    assert ended.err.count("\n") == 1
+    assert "mnist-mini/test, 100 images" in ended.out
+
+
+def test_file_in_the_way_of_a_folder_is_refused(refused, made, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    words = ("train", "--architecture", "D", "--epochs", "1", *LIMIT)
+    assert "choose another folder" in refused(3, *words, "--out", tmp_path / "file" / "d.safetensors")
+    model = f"a={made / 'a.safetensors'}"
+    words = ("precompute", "--model", model, "--attack", "fgsm", *LIMIT, "--workers", "0")
+    assert "expected a folder for the store" in refused(3, *words, "--out", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_folder_that_holds_something_else_is_not_touched(refused, made, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("mine")
+    words = ("precompute", "--model", f"a={made / 'a.safetensors'}", "--attack", "fgsm", *LIMIT, "--workers", "0")
+    assert "was not touched" in refused(3, *words, "--out", mine)
+    (tmp_path / "r.toml").write_text(RECIPE)
+    assert "was not touched" in refused(3, "run", tmp_path / "r.toml", "--out", mine, "--jobs", "1")
+    assert "was not touched" in refused(3, *TRAIN[:-1], made / "b.safetensors")
+    assert [path.name for path in mine.iterdir()] == ["thesis.tex"]
+    assert "choose another --out" in refused(3, *words, "--out", made / "store")
+
+
+def test_missing_data_set_comes_with_a_remedy(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "SYSTEM_HOMES", ())
+    monkeypatch.setattr(dataset, "cache_home", lambda: tmp_path / "cache")
+    monkeypatch.delenv("ENSADV_DATA_HOME", raising=False)
+    words = ("train", "--architecture", "D", "--data", "mnist", "--data-dir", tmp_path)
+    message = refused(3, *words, "--out", tmp_path / "x")
+    assert "run `ensadv-data fetch mnist`" in message
+    assert str(tmp_path / "mnist") in message
+
+
+class Wrong(http.server.BaseHTTPRequestHandler):
+    """A mirror that sends something else."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"not MNIST")
+
+    def log_message(self, *_):
+        pass
+
+
+def test_wrong_bytes_from_a_mirror_are_refused(refused, tmp_path, monkeypatch):
+    monkeypatch.delenv("ENSADV_MIRRORS", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Wrong)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        mirror = f"http://127.0.0.1:{server.server_port}/"
+        message = refused(3, "fetch", "mnist", "--mirror", mirror, "--data-dir", tmp_path)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "expected it from one of 1 mirrors" in message
+    assert mirror in message
+    assert list((tmp_path / "mnist").iterdir()) == []
+
+
+# 4: integrity
+
+
+def test_flipped_bit_in_a_store_is_noticed(refused, made, tmp_path):
+    store = shutil.copytree(made / "store", tmp_path / "store")
+    for chunk in (store / "a/r-fgsm/direction/c/0").glob("*/0"):
+        content = bytearray(chunk.read_bytes())
+        content[5] ^= 1
+        chunk.write_bytes(content)
+    out = tmp_path / "x.safetensors"
+    message = refused(4, "train", "--architecture", "D", *LIMIT, "--shards", store, "--epochs", "1", "--out", out)
+    assert "the checksum does not match" in message
+    assert not out.exists()
+
+
+def test_missing_chunk_is_noticed(refused, made, tmp_path):
+    store = shutil.copytree(made / "store", tmp_path / "store")
+    (store / "a/r-fgsm/direction/c/0/2/0").unlink()
+    assert "direction/c/0/2/0: the chunk is missing" in refused(4, "inspect", store)
+
+
+def test_store_of_other_images_is_refused(refused, made, tmp_path, monkeypatch):
+    """The same images in another order: every count fits, no pixel does."""
+    module = import_module("ensadv_data.precompute")
+    images, labels = open_dataset("mnist-mini", "train").read(np.arange(99, -1, -1))
+    turned = ArrayDataset(images, labels, name="mnist-mini", split="train", classes=10)
+    monkeypatch.setattr(module, "_dataset", lambda _: turned)
+    spec = PrecomputeSpec(models={"a": str(made / "a.safetensors")}, attacks=("fgsm",))
+    module.precompute(spec, DataSpec(data="mnist-mini"), tmp_path / "store", workers=0)
+    out = tmp_path / "x.safetensors"
+    refused(4, "train", "--architecture", "D", *LIMIT, "--shards", tmp_path / "store", "--epochs", "1", "--out", out)
+    assert not out.exists()
+
+
+def test_store_whose_images_were_exchanged_is_refused(refused, made, tmp_path):
+    """Whole chunks, each with a right checksum, in each other's place."""
+    store = shutil.copytree(made / "store", tmp_path / "store")
+    first, second = store / "example_digest/c/0", store / "example_digest/c/1"
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two)
+    second.write_bytes(one)
+    out = tmp_path / "x.safetensors"
+    refused(4, "train", "--architecture", "D", *LIMIT, "--shards", store, "--epochs", "1", "--out", out)
+    assert not out.exists()
+
+
+def test_weights_that_are_not_their_digest_are_refused(refused, made, tmp_path):
+    path = tmp_path / "a.safetensors"
+    content = bytearray((made / "a.safetensors").read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert "expected weights of digest" in refused(4, "evaluate", "--target", path, *LIMIT)
+
+
+# 1: unexpected
+
+
+def test_what_nobody_expected_ends_with_1_and_a_trace(command, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr(cli, "fetch_data", fail)
+    ended = command("fetch", "mnist-mini")
+    assert ended.code == 1
+    assert "Traceback" in ended.err
+    assert ended.err.endswith("error: unexpected ZeroDivisionError; please report it with the lines above\n")
+
+
+def test_interrupt_anywhere_ends_with_130(command, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "fetch_data", stop)
+    ended = command("fetch", "mnist-mini")
+    assert (ended.code, ended.err.strip()) == (130, "stopped; the same command resumes")
+
+
+def test_message_of_several_lines_is_told_in_one(refused, monkeypatch):
+    def fail(*_, **__):
+        raise cli.InputError("first\n\tsecond\n")
+
+    monkeypatch.setattr(cli, "fetch_data", fail)
+    assert refused(3, "fetch", "mnist-mini") == "error: first second\n"
+
+
+# 130: real signals to real processes
+
+
+def started(*words: str | Path, **options) -> subprocess.Popen:
+    code = "from ensadv_data.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "ENSADV_QUIET": "1", "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        **options,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def test_interrupted_training_goes_on_to_the_same_weights(command, tmp_path):
+    words = ("train", "--architecture", "D", "--limit", "64", "--epochs", "150", "--threads", "1")
+    words = (*words, "--checkpoint-every", "5")
+    out = tmp_path / "d.safetensors"
+    process = started(*words, "--out", out)
+    wait_for(out.with_suffix(".checkpoint"), process)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    said, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert said == ""
+    assert error.startswith(f"error: {out}: stopped after step ")
+    assert error.count("\n") == 1
+    assert not out.exists()
+    assert command(*words, "--out", out).code == 0
+    assert not out.with_suffix(".checkpoint").exists()
+    straight = tmp_path / "straight.safetensors"
+    assert command(*words, "--out", straight).code == 0
+    assert hashlib.sha256(out.read_bytes()).digest() == hashlib.sha256(straight.read_bytes()).digest()
+
+
+def test_interrupted_run_stops_its_stages_and_is_resumed(command, tmp_path):
+    """The signal goes to the parent alone, as from a supervisor; the stages must not be waited for."""
+    recipe, out = tmp_path / "long.toml", tmp_path / "out"
+    recipe.write_text(
+        'data = { data = "mnist-mini", limit = 64 }\n[defaults.train]\narchitecture = "D"\n'
+        "[train.short]\nepochs = 1\n[train.long]\nepochs = 300\n"
+    )
+    process = started("run", recipe, "--out", out, "--jobs", "2")
+    for path in (out / "state/short.json", out / "models/long.jsonl"):
+        wait_for(path, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, error = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 130, error
+    assert error.endswith("stopped; what is done is kept, and the same command resumes\n")
+    assert "Traceback" not in error
+    deadline = time.monotonic() + 5  # the resource tracker goes a moment after its parent
+    while alive := [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.05)
+    assert not (out / "models/long.safetensors").exists()
+    ended = command("run", recipe, "--out", out, "--jobs", "1")
+    assert ended.code == 0, ended.err
+    short, long = ended.out.splitlines()
+    assert short.split() == ["train", "short", "unchanged"]
+    assert long.endswith(" s")
+
+
+def test_real_process_ends_with_the_code_and_one_line(tmp_path):
+    process = started("inspect", "nothing", cwd=tmp_path)
+    said, error = process.communicate(timeout=60)
+    assert (process.returncode, said) == (3, "")
+    assert error == "error: expected a store or a .safetensors file at nothing, found nothing\n"

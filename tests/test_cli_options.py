@@ -1,0 +1,252 @@
+"""Commands and options: the reviewed list, and no drift between the flags and the fields of the specs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ensadv_data import pipeline
+from ensadv_data.cli import cli
+from ensadv_data.spec import DataSpec, EvaluateSpec, PrecomputeSpec, TrainSpec, checked, parse_attack
+
+DATA = {"--data": "mnist-mini", "--data-dir": None, "--limit": None}
+REQUIRED = "required"
+MANY = ()
+
+# command → argument or option → default
+REVIEWED = {
+    "demo": {"--out": "demo", "--jobs": None},
+    "evaluate": {
+        **DATA,
+        "--target": REQUIRED,
+        "--source": MANY,
+        "--suite": "paper",
+        "--epsilon": "0.3",
+        "--seed": 0,
+        "--batch-size": 250,
+        "--device": "cpu",
+        "--out": None,
+    },
+    "fetch": {"NAME": REQUIRED, "--data-dir": None, "--mirror": MANY},
+    "inspect": {"PATH": REQUIRED, "--json": False},
+    "precompute": {
+        **DATA,
+        "--model": REQUIRED,
+        "--attack": REQUIRED,
+        "--out": REQUIRED,
+        "--draws": 1,
+        "--mode": "eval",
+        "--zeros": "keep",
+        "--loss": "margin",
+        "--seed": 0,
+        "--batch-size": 64,
+        "--device": "cpu",
+        "--workers": None,
+        "--scheduler": None,
+    },
+    "report": {
+        **DATA,
+        "--result": MANY,
+        "--log": MANY,
+        "--store": MANY,
+        "--title": "ensadv-data",
+        "--out": REQUIRED,
+    },
+    "run": {
+        "RECIPE": REQUIRED,
+        "--out": None,
+        "--until": None,
+        "--jobs": None,
+        "--data-dir": None,
+        "--dry-run": False,
+    },
+    "train": {
+        **DATA,
+        "--architecture": REQUIRED,
+        "--out": REQUIRED,
+        "--epochs": 6,
+        "--batch-size": 64,
+        "--seed": 0,
+        "--optimizer": "adam",
+        "--learning-rate": None,
+        "--online": None,
+        "--shards": MANY,
+        "--epsilon": "0.3",
+        "--batches": "pair",
+        "--adversarial-weight": None,
+        "--random-step": "fresh",
+        "--online-mode": "train",
+        "--amp": False,
+        "--threads": None,
+        "--window": 0,
+        "--device": "cpu",
+        "--checkpoint-every": 200,
+        "--log-every": 10,
+        "--tensorboard": None,
+    },
+}
+
+
+def parameters_of(command: str) -> list[click.Parameter]:
+    return cli.commands[command].params
+
+
+def default_of(parameter: click.Parameter) -> object:
+    if parameter.required:
+        return REQUIRED
+    if parameter.multiple if isinstance(parameter, click.Option) else False:
+        return MANY
+    return parameter.to_info_dict()["default"]
+
+
+def spelling(parameter: click.Parameter) -> str:
+    return parameter.opts[0] if isinstance(parameter, click.Option) else str(parameter.name).upper()
+
+
+def test_commands_and_options_are_the_reviewed_ones():
+    found = {name: {spelling(one): default_of(one) for one in parameters_of(name)} for name in cli.commands}
+    found = {
+        name: {key: str(v) if key == "--out" and v else v for key, v in row.items()} for name, row in found.items()
+    }
+    assert found == REVIEWED
+
+
+@pytest.mark.parametrize("command", REVIEWED)
+def test_help_has_a_purpose_and_an_example(command):
+    done = CliRunner().invoke(cli, [command, "--help"])
+    assert done.exit_code == 0
+    assert cli.commands[command].help
+    assert f"ensadv-data {command}" in done.output.split("Example")[1]
+
+
+def test_example_lines_name_options_that_exist():
+    for name, command in cli.commands.items():
+        words = (command.epilog or "").replace(";", " ").replace("(", " ").replace(")", " ").split()
+        options = {word for word in words if word.startswith("--")}
+        assert options <= set(REVIEWED[name]), name
+
+
+def test_help_of_all_lists_every_command():
+    for flag in ("--help", "-h"):
+        done = CliRunner().invoke(cli, [flag])
+        assert done.exit_code == 0
+        for command in REVIEWED:
+            assert f"  {command} " in done.output
+    assert "0.1.0" in CliRunner().invoke(cli, ["--version"]).output
+
+
+# Fields without an option of their name, and options that are no field, each with its reason.
+COMMANDS = {
+    "train": (TrainSpec, {"architecture": "D"}),
+    "precompute": (PrecomputeSpec, {"models": {"a": "a.safetensors"}, "attacks": ["fgsm"]}),
+    "evaluate": (EvaluateSpec, {}),
+}
+ELSEWHERE = {
+    "train": {
+        "out": "where to, not what",
+        "checkpoint_every": "changes what a crash costs, not the weights",
+        "log_every": "changes the log only",
+        "tensorboard": "changes the log only",
+    },
+    "precompute": {
+        "out": "where to, not what",
+        "workers": "the bytes do not depend on it",
+        "scheduler": "the bytes do not depend on it",
+    },
+    "evaluate": {
+        "out": "where to, not what",
+        "targets": "the recipe's names of stages, the command's references",
+        "sources": "the recipe's names of stages, the command's references",
+    },
+}
+# --limit cuts the images that a command reads: test images for evaluate, whose field in a recipe is `images`
+# because [data] limit is about the training images.
+ALIASES = {"evaluate": {"images": "limit"}}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_field_has_an_option_and_every_option_a_field(command):
+    spec, _ = COMMANDS[command]
+    aliases = ALIASES.get(command, {})
+    options = {str(one.name) for one in parameters_of(command)}
+    assert {aliases.get(name, name) for name in spec.model_fields} <= options
+    assert options - set(aliases.values()) - set(spec.model_fields) - set(DataSpec.model_fields) == set(
+        ELSEWHERE[command]
+    )
+    assert set(DataSpec.model_fields) <= options
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_are_spelled_like_their_fields(command):
+    singular = {"--model": "models", "--attack": "attacks", "--target": "targets", "--source": "sources"}
+    for one in parameters_of(command):
+        assert singular.get(spelling(one), spelling(one).removeprefix("--").replace("-", "_")) == one.name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_have_the_defaults_of_their_fields(command):
+    spec, needed = COMMANDS[command]
+    defaults = {str(one.name): default_of(one) for one in parameters_of(command)}
+    given = {
+        name: value
+        for name, value in defaults.items()
+        if name in spec.model_fields and value is not None and value is not REQUIRED
+    }
+    assert checked(spec, {**needed, **given}, where=command) == checked(spec, needed, where=command)
+    for name, value in defaults.items():
+        if name in spec.model_fields and value is None:
+            assert spec.model_fields[name].default is None, name
+
+
+@pytest.mark.parametrize("command", ["train", "precompute", "evaluate", "report"])
+def test_data_options_have_the_defaults_of_the_data_spec(command):
+    defaults = {str(one.name): default_of(one) for one in parameters_of(command)}
+    for name, field in DataSpec.model_fields.items():
+        assert name in defaults
+        if not field.is_required():
+            assert defaults[name] == field.default
+
+
+# The guide
+
+GUIDE = Path(pipeline.__file__).parent.parent / "docs" / "guide.md"
+in_repository = pytest.mark.skipif(not GUIDE.exists(), reason="installed without the repository around it")
+
+
+def blocks_of(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@in_repository
+def test_command_lines_of_the_guide_are_understood():
+    lines = [line for block in blocks_of("sh") for line in block.splitlines()]
+    assert len(lines) > 10
+    for line in lines:
+        program, command, *words = shlex.split(line)
+        assert program == "ensadv-data"
+        cli.commands[command].make_context(command, words)  # parses, and runs nothing
+    assert {shlex.split(line)[1] for line in lines} >= set(REVIEWED) - {"fetch"}
+
+
+@in_repository
+def test_recipe_of_the_guide_is_read(tmp_path):
+    (text,) = blocks_of("toml")
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    recipe = pipeline.read_recipe(tmp_path / "mine.toml")
+    assert recipe.name == tomllib.loads(text)["name"]
+    assert len(recipe.stages) == 6
+
+
+@in_repository
+def test_words_of_the_guide_exist():
+    text = GUIDE.read_text(encoding="utf-8")
+    known = {option for options in REVIEWED.values() for option in options} | {"--help"}
+    assert set(re.findall(r"--[a-z][a-z-]*[a-z]", text)) <= known
+    for spelling_of_attack in re.findall(r"`([a-z+-]+:[a-z_]+=[^`]*)`", text):
+        parse_attack(spelling_of_attack)

@@ -1,0 +1,467 @@
+"""Recipes: what is refused, in which order stages run, what is skipped, and what survives a failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ensadv_data import pipeline
+from ensadv_data.errors import EnsadvError, InputError, ModelError, OutputError, QuantityError, UnknownNameError
+from ensadv_data.models import build_model, load_model, save_model
+from ensadv_data.pipeline import read_recipe, run_recipe, selected
+from ensadv_data.spec import DataSpec, EvaluateSpec
+
+TINY = """
+name = "tiny"
+[data]
+data = "mnist-mini"
+limit = 200
+[defaults.train]
+architecture = "D"
+epochs = 1
+[train.ens]
+seed = 3
+online = "step-ll"
+shards = ["shards"]
+[train.static]
+seed = 1
+[train.other]
+seed = 2
+[precompute.shards]
+models = ["static"]
+attacks = ["fgsm"]
+[evaluate.result]
+targets = ["ens", "static"]
+sources = { holdout = "other" }
+suite = "single-step"
+images = 100
+[report]
+title = "tiny & small"
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process():
+    """Stores are computed in this process: the bytes are the same, and a cluster takes seconds to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        real = pipeline.precompute
+        patch.setattr(pipeline, "precompute", lambda *args, workers: real(*args, workers=0))
+        patch.setenv("ENSADV_QUIET", "1")
+        yield
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The tiny recipe and its outputs; never changed."""
+    folder = tmp_path_factory.mktemp("tiny")
+    recipe = read_recipe(written(folder, TINY))
+    lines: list[str] = []
+    runs = run_recipe(recipe, folder / "out", jobs=1, say=lines.append)
+    assert [run.skipped for run in runs] == [False] * 6
+    assert len(lines) == 6
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the outputs, to be changed."""
+    shutil.copytree(finished / "out", tmp_path / "out")
+    return tmp_path
+
+
+def rerun(folder: Path, text: str = TINY, **options) -> dict[str, str]:
+    """Run again: for each stage, whether it ran."""
+    runs = run_recipe(read_recipe(written(folder, text)), folder / "out", jobs=1, **options)
+    return {run.stage.name: "skipped" if run.skipped else "ran" for run in runs}
+
+
+def results_of(folder: Path) -> dict[str, bytes]:
+    """Every output that must be the same in each run; logs and report show times."""
+    patterns = ("models/*.safetensors", "results/*.json", "shards/**/*")
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+# Reading
+
+
+def refusal(folder: Path, text: str, kind: type[Exception] = InputError) -> str:
+    with pytest.raises(kind) as caught:
+        read_recipe(written(folder, text))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+BAD = [
+    ("[data]\ndata = 'mnist-mini'\n[trian.x]\n", UnknownNameError, "unknown table in", "'trian'; known: name, data"),
+    ("[train.x]\narchitecture = 'D'\n", InputError, "data: data: field required", "got {}"),
+    (TINY.replace("epochs = 1", "epoch = 1"), UnknownNameError, "unknown key in", "'epoch'; known: architecture"),
+    (TINY.replace("limit = 200", "limt = 200"), UnknownNameError, "'limt'; known: data, data_dir, limit", ""),
+    (TINY.replace("limit = 200", "limit = 0"), InputError, "limit: input should be greater than", "got 0"),
+    (TINY.replace("seed = 3", "seed = '3'"), InputError, "train.ens: seed: input should be a valid integer", "'3'"),
+    (TINY.replace("[defaults.train]", "[defaults.trian]"), UnknownNameError, "'trian'; known: train, precompute", ""),
+    (TINY.replace("title =", "titel ="), UnknownNameError, "'titel'; known: title", ""),
+    (TINY.replace('shards = ["shards"]', 'shards = ["shard"]'), UnknownNameError, "precompute stage in", "'shard'"),
+    (TINY.replace('shards = ["shards"]', 'shards = ["static"]'), UnknownNameError, "'static'; known: shards", ""),
+    (TINY.replace('models = ["static"]', 'models = ["statik"]'), UnknownNameError, "train stage in", "ens, static"),
+    (TINY.replace('models = ["static"]', 'models = ["shards"]'), UnknownNameError, "train stage in", "'shards'"),
+    (TINY.replace('models = ["static"]', "models = 3"), InputError, "expected a list of stages or a table", "got 3"),
+    (TINY.replace('models = ["static"]', "models = []"), InputError, "at least one NAME=REF", ""),
+    (TINY.replace('"ens", "static"]', '"ens", "result"]'), UnknownNameError, "train stage in", "'result'"),
+    (TINY.replace('["ens", "static"]', "[1]"), InputError, "expected a list of stages or a table", "got [1]"),
+    (TINY.replace('["ens", "static"]', "[]"), InputError, "targets: expected at least one", ""),
+    (TINY.replace("single-step", "paper-clip"), UnknownNameError, "unknown suite 'paper-clip'", "single-step, paper"),
+    (TINY.replace("images = 100", "epsilon = 0"), QuantityError, "alpha", ""),
+    (TINY.replace('"fgsm"', '"fgms"'), UnknownNameError, "unknown attack 'fgms'", "step-ll"),
+    (TINY.replace('"D"', '"E"'), UnknownNameError, "unknown architecture in", "'E'; known: A, B, B*, C, D"),
+    (TINY.replace("[evaluate.result]", "[evaluate.shards]"), InputError, "name of its own, got 'shards' twice", ""),
+    (TINY.replace("[train.other]", '[train."../other"]'), InputError, "expected a name of letters", "'../other'"),
+    (TINY.replace("[evaluate.result]", "[evaluate.report]"), InputError, "that is not 'recipe' or 'report'", ""),
+    (TINY.replace("[evaluate.result]", "[evaluate.recipe]"), InputError, "that is not 'recipe' or 'report'", ""),
+    (TINY.replace('name = "tiny"', 'name = ""'), InputError, "name: expected the name of a folder", "got ''"),
+    (TINY.replace('name = "tiny"', 'name = ["a"]'), InputError, "name: expected the name of a folder", "got ['a']"),
+    ("data = 3", InputError, "expected a table [data], got 3", ""),
+    ("train = 3\n[data]\ndata = 'mnist-mini'", InputError, "expected a table [train], got 3", ""),
+    ("[data]\ndata = 'mnist-mini'\n[train]\nx = 3", InputError, "expected a table [x], got 3", ""),
+    ("[data\n", InputError, "expected TOML", "line 1"),
+]
+
+
+@pytest.mark.parametrize(("text", "kind", "first", "second"), BAD)
+def test_bad_recipe_is_refused_in_one_line(tmp_path, text, kind, first, second):
+    message = refusal(tmp_path, text, kind)
+    assert first in message
+    assert second in message
+
+
+def test_circle_is_refused(tmp_path):
+    circle = TINY.replace('models = ["static"]', 'models = ["ens"]')
+    message = refusal(tmp_path, circle)
+    assert "stages read each other in a circle: ens, shards, result, report" in message
+
+
+def test_missing_recipe_is_refused(tmp_path):
+    with pytest.raises(InputError, match="expected a recipe at"):
+        read_recipe(tmp_path / "nothing.toml")
+
+
+def test_stages_stand_after_those_that_they_read(tmp_path):
+    recipe = read_recipe(written(tmp_path, TINY))
+    names = [stage.name for stage in recipe.stages]
+    assert names == ["static", "other", "shards", "ens", "result", "report"]
+    for stage in recipe.stages:
+        assert all(names.index(name) < names.index(stage.name) for name in stage.inputs)
+    assert [stage.output for stage in recipe.stages] == [
+        "models/static.safetensors",
+        "models/other.safetensors",
+        "shards/shards",
+        "models/ens.safetensors",
+        "results/result.json",
+        "report.html",
+    ]
+
+
+def test_until_selects_a_stage_and_what_it_needs(tmp_path):
+    recipe = read_recipe(written(tmp_path, TINY))
+    assert [stage.name for stage in selected(recipe, "ens")] == ["static", "shards", "ens"]
+    assert [stage.name for stage in selected(recipe, "other")] == ["other"]
+    assert selected(recipe, None) == selected(recipe, "report") == recipe.stages
+    with pytest.raises(UnknownNameError, match="unknown stage 'nothing'; known: static, other"):
+        selected(recipe, "nothing")
+
+
+def test_defaults_give_way_to_the_stage(tmp_path):
+    recipe = read_recipe(written(tmp_path, TINY.replace("seed = 2", 'seed = 2\narchitecture = "C"\nepochs = 4')))
+    assert (recipe.stage("other").spec.architecture, recipe.stage("other").spec.epochs) == ("C", 4)
+    assert (recipe.stage("static").spec.architecture, recipe.stage("static").spec.epochs) == ("D", 1)
+
+
+def test_references_from_outside_are_no_stages(tmp_path):
+    text = TINY.replace(
+        '{ holdout = "other" }',
+        '{ a = "x.safetensors", b = "timm:resnet18", c = "python:m:f", d = "dir/y", e = "other" }',
+    )
+    assert read_recipe(written(tmp_path, text)).stage("result").inputs == ("ens", "static", "other")
+
+
+def test_name_and_title_are_the_files_unless_given(tmp_path):
+    text = TINY.replace('name = "tiny"\n', "").replace('title = "tiny & small"', "")
+    recipe = read_recipe(written(tmp_path, text))
+    assert recipe.name == "recipe"
+    assert recipe.stage("report").options["title"] == "recipe"
+
+
+# The recipes of the package
+
+PACKAGED = sorted(entry.name for entry in (files("ensadv_data") / "pipelines").iterdir() if entry.name[0] != ".")
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_recipe_is_read(name):
+    path = Path(str(files("ensadv_data") / "pipelines" / name))
+    recipe = read_recipe(path)
+    assert name == f"{recipe.name}.toml"
+    kinds = {stage.kind for stage in recipe.stages}
+    assert kinds == {"train", "precompute", "evaluate", "report"}
+    for stage in recipe.stages:
+        if stage.kind == "evaluate":  # what is held out is no source of any store
+            stores = [s for s in recipe.stages if s.kind == "precompute"]
+            assert not set(stage.options["sources"].values()) & {ref for s in stores for ref in s.inputs}
+
+
+def test_demo_is_packaged_and_recipes_are_found_from_the_root():
+    assert "mnist-demo.toml" in PACKAGED
+    link = Path(pipeline.__file__).parent.parent / "pipelines"
+    if not link.exists():
+        pytest.skip("installed without the repository around it")
+    assert sorted(path.name for path in link.glob("*.toml")) == PACKAGED
+
+
+# Skipping
+
+
+def test_second_run_skips_everything_and_says_so(copied):
+    before, lines = results_of(copied / "out"), []
+    assert set(rerun(copied, say=lines.append).values()) == {"skipped"}
+    assert len(lines) == 6
+    assert all(line.endswith("unchanged") for line in lines)
+    assert results_of(copied / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "ran"),
+    [
+        ("images = 100", "images = 90", {"result", "report"}),
+        ("tiny & small", "another title", {"report"}),
+        ("seed = 3", "seed = 4", {"ens", "result", "report"}),
+        ('attacks = ["fgsm"]', 'attacks = ["step-ll"]', {"shards", "ens", "result", "report"}),
+        ("limit = 200", "limit = 192", {"static", "other", "shards", "ens", "result", "report"}),
+    ],
+)
+def test_change_reruns_the_stage_and_what_depends_on_it(copied, old, new, ran):
+    got = rerun(copied, TINY.replace(old, new))
+    assert {name for name, state in got.items() if state == "ran"} == ran
+    assert set(rerun(copied, TINY.replace(old, new)).values()) == {"skipped"}
+
+
+def test_deleted_output_is_made_again_and_nothing_else(copied):
+    before = results_of(copied / "out")
+    (copied / "out/models/static.safetensors").unlink()
+    assert {name for name, state in rerun(copied).items() if state == "ran"} == {"static"}  # it became the same file
+    shutil.rmtree(copied / "out/shards/shards")
+    assert {name for name, state in rerun(copied).items() if state == "ran"} == {"shards"}
+    (copied / "out/results/result.json").unlink()
+    assert {name for name, state in rerun(copied).items() if state == "ran"} == {"result"}
+    assert results_of(copied / "out") == before
+
+
+def test_results_edited_by_hand_are_made_again(copied):
+    before = results_of(copied / "out")
+    (copied / "out/results/result.json").write_text("{}")
+    assert {name for name, state in rerun(copied).items() if state == "ran"} == {"result"}
+    assert results_of(copied / "out") == before
+
+
+def test_model_put_there_by_hand_is_not_overwritten(copied):
+    path = copied / "out/models/static.safetensors"
+    module = build_model("D", shape=(1, 28, 28), classes=10, seed=77)
+    save_model(path, module, architecture="D", shape=(1, 28, 28), classes=10, record={})
+    content = path.read_bytes()
+    with pytest.raises(OutputError, match="is not the model of this run; it was not touched"):
+        rerun(copied)
+    assert path.read_bytes() == content
+
+
+def test_damaged_state_counts_as_none(copied):
+    before = results_of(copied / "out")
+    (copied / "out/state/result.json").write_text("[1]")
+    (copied / "out/state/static.json").write_text("{")
+    assert {name for name, state in rerun(copied).items() if state == "ran"} == {"result", "static"}
+    assert results_of(copied / "out") == before
+
+
+def test_weights_from_outside_count_as_an_input(copied):
+    outside = copied / "outside.safetensors"
+    shutil.copy(copied / "out/models/other.safetensors", outside)
+    text = TINY.replace('holdout = "other"', f'holdout = "{outside}"')
+    assert rerun(copied, text, until="result")["result"] == "ran"
+    assert rerun(copied, text, until="result")["result"] == "skipped"
+    shutil.copy(copied / "out/models/ens.safetensors", outside)
+    assert rerun(copied, text, until="result")["result"] == "ran"
+
+
+# The output folder
+
+
+def test_foreign_folder_is_not_touched(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("mine")
+    with pytest.raises(OutputError, match="holds something else than a recipe's outputs; it was not touched"):
+        rerun(tmp_path)
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
+def test_folder_of_another_recipe_is_refused(copied):
+    with pytest.raises(OutputError, match="outputs of another recipe; choose another --out"):
+        rerun(copied, TINY.replace('name = "tiny"', 'name = "huge"'))
+
+
+def test_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(OutputError, match="expected a folder at"):
+        rerun(tmp_path)
+
+
+def test_empty_folder_is_welcome(tmp_path):
+    (tmp_path / "out").mkdir()
+    assert rerun(tmp_path, until="other") == {"other": "ran"}
+
+
+def test_device_that_is_not_there_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(InputError, match="device: expected cpu, or cuda where there is one, got 'moon'"):
+        rerun(tmp_path, TINY.replace("seed = 2", 'seed = 2\ndevice = "moon"'))
+    assert not (tmp_path / "out").exists()
+
+
+# Processes
+
+
+def test_two_jobs_give_the_bytes_of_one(finished, tmp_path):
+    lines: list[str] = []
+    runs = run_recipe(read_recipe(written(tmp_path, TINY)), tmp_path / "out", jobs=2, say=lines.append)
+    assert sorted(run.stage.name for run in runs) == sorted(("static", "other", "shards", "ens", "result", "report"))
+    assert len(lines) == 6
+    assert results_of(tmp_path / "out") == results_of(finished / "out")
+    assert (tmp_path / "out/report.html").is_file()
+
+
+FAILING = """
+from torch import nn
+
+class Broken(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :10] * float("nan")
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_failing_stage_keeps_what_is_finished(tmp_path, monkeypatch, jobs):
+    (tmp_path / "broken_models.py").write_text(FAILING)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = """
+name = "failing"
+data = { data = "mnist-mini", limit = 200 }
+[train.good]
+architecture = "D"
+epochs = 1
+[evaluate.bad]
+targets = { good = "good", broken = "python:broken_models:Broken" }
+images = 20
+[report]
+"""
+    recipe = read_recipe(written(tmp_path, text))
+    with pytest.raises(ModelError, match="broken: expected finite logits") as caught:
+        run_recipe(recipe, tmp_path / "out", jobs=jobs)
+    assert caught.value.exit_code == 3
+    assert json.loads((tmp_path / "out/state/good.json").read_bytes())["output"]
+    assert load_model(str(tmp_path / "out/models/good.safetensors")).record["training"]["epochs"] == 1
+    assert not (tmp_path / "out/results").exists()
+    assert not (tmp_path / "out/report.html").exists()
+
+
+DYING = """
+import os, signal
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_stage_whose_process_dies_is_reported(tmp_path, monkeypatch):
+    (tmp_path / "dying_models.py").write_text(DYING)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = 'data = { data = "mnist-mini" }\n[evaluate.e]\ntargets = { x = "python:dying_models:die" }\n'
+    with pytest.raises(EnsadvError, match="a stage's process died") as caught:
+        run_recipe(read_recipe(written(tmp_path, text)), tmp_path / "out", jobs=2)
+    assert caught.value.exit_code == 1
+
+
+KILLED = """
+name = "killed"
+data = { data = "mnist-mini", limit = 320 }
+[train.static]
+architecture = "D"
+epochs = 1
+[train.long]
+architecture = "D"
+epochs = 40
+[precompute.shards]
+models = ["static"]
+attacks = ["pgd:steps=80"]
+"""
+
+
+def test_killed_run_leaves_no_process_and_is_resumed(tmp_path):
+    path, out = written(tmp_path, KILLED), tmp_path / "out"
+    code = "from ensadv_data.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", str(path), "--out", str(out), "--jobs", "2"]
+    run = subprocess.Popen(command, env={**os.environ, "ENSADV_QUIET": "1"}, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("shards/shards/progress/block-*.json")):
+            assert run.poll() is None, "the run should not have ended yet"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        children = psutil.Process(run.pid).children(recursive=True)
+        assert len(children) >= 3, "a process a stage, and the store's workers"
+    finally:
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    deadline = time.monotonic() + 5
+    while alive := [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
+    assert not (out / "shards/shards/manifest.json").exists()
+    got = rerun(tmp_path, KILLED)
+    assert got["static"] == "skipped"
+    assert got["shards"] == "ran"
+    assert (out / "shards/shards/manifest.json").is_file()
+    assert set(rerun(tmp_path, KILLED).values()) == {"skipped"}
+
+
+# Evaluation by reference
+
+
+def test_evaluate_loads_a_model_once_and_names_it_as_asked(finished, monkeypatch):
+    loaded: list[str] = []
+
+    def counted(reference, **options):
+        loaded.append(reference)
+        return load_model(reference, **options)
+
+    monkeypatch.setattr(pipeline, "load_model", counted)
+    one, two = (str(finished / f"out/models/{name}.safetensors") for name in ("static", "other"))
+    spec = EvaluateSpec(suite="single-step", images=50)
+    got = pipeline.evaluate(spec, DataSpec(data="mnist-mini"), targets={"x": one}, sources={"itself": one, "y": two})
+    assert loaded == [one, two]
+    assert got.n == 50
+    assert list(got.targets[0].black_box) == ["y"]
+    assert set(got.sources) == {"itself", "y"}

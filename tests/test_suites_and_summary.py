@@ -1,0 +1,148 @@
+"""Intervals, suites, and the table that everybody sees."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ensadv_data.errors import QuantityError, UnknownNameError
+from ensadv_data.evaluation.interval import Rate, wilson_interval
+from ensadv_data.evaluation.suites import SUITES, suite_named
+from ensadv_data.evaluation.summary import rate_text, summary_rows
+
+# Intervals
+
+Z = 1.959963984540054
+
+
+@given(st.data())
+def test_interval_ends_are_where_the_score_test_is_just_not_rejected(data):
+    """Wilson's interval is the set of p with |p̂ − p| ≤ z·√(p(1 − p)/n): its ends solve the equation."""
+    n = data.draw(st.integers(1, 100_000))
+    errors = data.draw(st.integers(0, n))
+    low, high = wilson_interval(errors, n)
+    assert 0 <= low <= errors / n <= high <= 1
+    for end, trivial in ((low, errors == 0), (high, errors == n)):
+        if not trivial:
+            distance = abs(errors / n - end)
+            assert distance == pytest.approx(Z * math.sqrt(end * (1 - end) / n), rel=1e-6, abs=1e-9)
+
+
+@given(st.data())
+def test_interval_is_symmetric_in_right_and_wrong(data):
+    n = data.draw(st.integers(1, 10_000))
+    errors = data.draw(st.integers(0, n))
+    low, high = wilson_interval(errors, n)
+    mirrored = wilson_interval(n - errors, n)
+    assert mirrored == pytest.approx((1 - high, 1 - low))
+
+
+def test_known_intervals():
+    assert wilson_interval(0, 10) == pytest.approx((0, 0.2775328), abs=1e-7)
+    assert wilson_interval(5, 10) == pytest.approx((0.2365931, 0.7634069), abs=1e-7)
+    assert wilson_interval(10, 10)[1] == 1
+    narrow = wilson_interval(500, 1000)
+    assert narrow[1] - narrow[0] < 0.07
+
+
+@pytest.mark.parametrize(("errors", "n"), [(0, 0), (-1, 5), (6, 5), (1, -3)])
+def test_counts_that_are_no_proportion_are_refused(errors, n):
+    with pytest.raises(QuantityError, match=f"0 ≤ errors ≤ n with n ≥ 1, got {errors} of {n}"):
+        wilson_interval(errors, n)
+
+
+def test_rate_as_json_and_as_text():
+    rate = Rate(90, 200)
+    assert rate.value == 0.45
+    low, high = rate.interval
+    assert rate.to_json() == {"errors": 90, "n": 200, "error": 0.45, "low": low, "high": high}
+    assert str(rate) == rate_text(rate.to_json()) == f"45.0 [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+# Suites
+
+
+def test_suites_are_those_of_the_tables():
+    assert set(SUITES) == {"single-step", "paper"}
+    white, black = suite_named("paper").attacks(epsilon=0.3)
+    assert [attack.label for attack in white] == ["fgsm", "r-fgsm"]
+    assert [attack.label for attack in black] == ["fgsm", "i-fgsm", "pgd"]
+    assert {attack.epsilon for attack in (*white, *black)} == {0.3}
+    assert white[1].random_step == 0.05
+    assert black[1].iterations == (10, 0.03)
+    assert black[2].iterations == (40, 0.01)
+    assert black[2].loss_form == "cw"
+    white, black = suite_named("single-step").attacks(epsilon=16 / 255)
+    assert [attack.name for attack in black] == ["fgsm"]
+    assert white[1].random_step == 8 / 255
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_attacks_of_a_suite_have_labels_of_their_own(name):
+    suite = suite_named(name)
+    assert suite.about
+    for attacks in suite.attacks(epsilon=0.3):
+        assert len({attack.label for attack in attacks}) == len(attacks) > 0
+
+
+def test_unknown_suite_lists_those_that_exist():
+    with pytest.raises(UnknownNameError, match="unknown suite 'pgd'; known: single-step, paper"):
+        suite_named("pgd")
+
+
+# The table
+
+
+def rate(errors):
+    return Rate(errors, 100).to_json()
+
+
+RESULT = {
+    "targets": {
+        "plain": {
+            "clean": rate(2),
+            "white_box": {"fgsm": rate(90), "r-fgsm": rate(95)},
+            "worst_black_box": {"source": "holdout-C", "attack": "i-fgsm", **rate(80)},
+            "mean_black_box": 0.5,
+        },
+        "alone": {
+            "clean": rate(3),
+            "white_box": {"fgsm": rate(1), "fgsm:loss=ce": rate(4)},
+            "worst_black_box": None,
+            "mean_black_box": None,
+        },
+    }
+}
+
+
+def test_table_has_a_row_a_target_and_a_column_a_white_box_attack():
+    columns, rows = summary_rows(RESULT)
+    assert columns == [
+        "target",
+        "clean",
+        "white-box FGSM",
+        "white-box R+FGSM",
+        "white-box fgsm:loss=ce",
+        "worst black-box",
+        "by",
+        "mean black-box",
+    ]
+    assert all(len(row) == len(columns) for row in rows)
+    plain, alone = (dict(zip(columns, row, strict=True)) for row in rows)
+    assert plain["target"] == "plain"
+    assert plain["clean"].startswith("2.0 [0.6, ")
+    assert plain["white-box fgsm:loss=ce"] == "–"
+    assert re.fullmatch(r"80\.0 \[\d\d\.\d, \d\d\.\d\]", plain["worst black-box"])
+    assert plain["by"] == "I-FGSM on holdout-C"
+    assert plain["mean black-box"] == "50.0"
+    assert alone["worst black-box"] == alone["by"] == alone["mean black-box"] == "–"
+    assert alone["white-box R+FGSM"] == "–"
+
+
+def test_empty_result_has_no_rows():
+    assert summary_rows({"targets": {}})[1] == []
+    assert rate_text(None) == "–"

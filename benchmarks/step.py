@@ -22,7 +22,7 @@ from paired import Timing, measure, ratio
 from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.data import open_dataset
 from ensadv_data.models import build_model, load_model, save_model
-from ensadv_data.precompute import precompute
+from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec, parse_attack
 from ensadv_data.training import TrainingRun
 
@@ -44,7 +44,7 @@ def alternatives(architecture: str, folder: Path) -> dict[str, TrainingRun]:
     attack = parse_attack("r-fgsm:alpha=0.1")
     store = folder / "store"
     spec = PrecomputeSpec(models={"static": str(weights)}, attacks=(attack,), draws=2)
-    precompute(spec, DataSpec(data="mnist-mini", limit=LIMIT), store, workers=0)
+    precompute_store(spec, DataSpec(data="mnist-mini", limit=LIMIT), store, workers=0)
 
     def run(name: str, **fields: object) -> TrainingRun:
         return TrainingRun(TrainSpec(architecture=architecture, **fields), dataset, folder / f"{name}.safetensors")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ensadv_data.errors import EnsadvError
     from ensadv_data.evaluation.transfer import measure_transfer
     from ensadv_data.models import load_model
-    from ensadv_data.precompute import precompute
+    from ensadv_data.precompute import precompute_store
     from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec
     from ensadv_data.store import open_store
     from ensadv_data.training import train
@@ -28,7 +28,7 @@ __all__ = [
     "measure_transfer",
     "open_dataset",
     "open_store",
-    "precompute",
+    "precompute_store",
     "train",
 ]
 
@@ -41,7 +41,7 @@ _HOMES = {
     "measure_transfer": "evaluation.transfer",
     "open_dataset": "data",
     "open_store": "store",
-    "precompute": "precompute",
+    "precompute_store": "precompute",
     "train": "training",
 }
 
@@ -50,3 +50,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,15 +18,17 @@ from rich.table import Table
 
 from ensadv_data.data import DATASETS, open_dataset
 from ensadv_data.data.fetch import fetch as fetch_data
+from ensadv_data.dist import check_device
 from ensadv_data.errors import EnsadvError, InputError, UnknownNameError
 from ensadv_data.evaluation.suites import SUITES
 from ensadv_data.evaluation.summary import summary_rows
 from ensadv_data.files import write_atomic
 from ensadv_data.inspection import describe_model, describe_store, is_store
 from ensadv_data.models import ARCHITECTURES
-from ensadv_data.pipeline import Recipe, StageRun, check_device, read_recipe, run_recipe, selected
+from ensadv_data.pipeline import StageRun, run_recipe
 from ensadv_data.pipeline import evaluate as evaluate_models
-from ensadv_data.precompute import precompute as precompute_store
+from ensadv_data.precompute import precompute_store
+from ensadv_data.recipe import Recipe, read_recipe, selected
 from ensadv_data.report import write_report
 from ensadv_data.spec import ATTACKS, DataSpec, EvaluateSpec, PrecomputeSpec, TrainSpec, checked
 from ensadv_data.training import train as train_model

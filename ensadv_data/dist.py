@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed
 
-from ensadv_data.errors import QuantityError
+from ensadv_data.errors import InputError, QuantityError
 
-__all__ = ["Place", "available_cores", "current_place", "intra_op_threads"]
+__all__ = ["Place", "available_cores", "check_device", "current_place", "intra_op_threads"]
 
 
 @dataclass(frozen=True)
@@ -51,3 +51,18 @@ def intra_op_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine does not have, before anything is computed on it.
+
+    Raises
+    ------
+    InputError
+        PyTorch cannot put a tensor there.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"device: expected cpu, or cuda where there is one, got {name!r}: {reason}") from None

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ensadv_data.codec import apply_deltas, apply_signs, random_bits
+from ensadv_data.codec import random_bits
 from ensadv_data.data import Dataset, digest_examples
 from ensadv_data.dist import Place
 from ensadv_data.errors import AlignmentError, InputError, QuantityError
 from ensadv_data.keys import derive_key, numpy_generator
 from ensadv_data.spec import EpsilonSpec
-from ensadv_data.store import Entry, Store, open_store
+from ensadv_data.store import Entry, Store, open_store, perturb_images
 
 __all__ = [
     "ONLINE",
@@ -221,27 +221,12 @@ class Batches:
         store, entry = self.schedule.sources[plan.source].entries[plan.attack]
         last = slice(len(plan.indices) - len(images_BCHW), None)
         rows, draws, epsilon = plan.indices[last], plan.draws[last], plan.epsilon[last]
-        x = np.ascontiguousarray(images_BCHW).reshape(len(rows), -1)
-        planes = store.gather(entry, draws, rows)
-        if planes.delta is not None:
-            radius = np.full(len(rows), entry.epsilon, np.float32)
-            return apply_deltas(x, planes.delta, epsilon=radius).reshape(images_BCHW.shape)
-        if planes.direction is None:
-            raise InputError(f"{entry.key}: expected directions, found none")
-        if entry.kind == "sign":
-            return apply_signs(x, planes.direction, planes.nonzero, epsilon=epsilon).reshape(images_BCHW.shape)
-        alpha = np.minimum(np.float32(entry.alpha or 0), epsilon)  # a drawn ε may be smaller than α
-        step = self._random_step(entry, rows, draws, epoch=epoch, d=x.shape[1])
-        moved = apply_signs(x, step, epsilon=alpha)
-        return apply_signs(moved, planes.direction, planes.nonzero, epsilon=epsilon - alpha, out=moved).reshape(
-            images_BCHW.shape
-        )
-
-    def _random_step(self, entry: Entry, rows: I64, draws: I64, *, epoch: int, d: int) -> npt.NDArray[np.uint8]:
-        if not self.fresh:
-            return random_bits(entry.seed, draws, rows, d=d)
-        seed = derive_key("fresh step", self.schedule.seed, epoch)
-        return random_bits(seed, np.zeros_like(rows), rows, d=d, stream=_FRESH_STREAM)
+        step = None
+        if entry.kind == "rsign" and self.fresh:
+            seed = derive_key("fresh step", self.schedule.seed, epoch)
+            d = store.header.d
+            step = random_bits(seed, np.zeros_like(rows), rows, d=d, stream=_FRESH_STREAM)
+        return perturb_images(store, entry, images_BCHW, rows=rows, draws=draws, epsilon=epsilon, random_step=step)
 
     def _prove(self, images: npt.NDArray[np.uint8], indices: I64) -> None:
         """Each image is compared the first time that it is read."""

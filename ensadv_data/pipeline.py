@@ -1,11 +1,4 @@
-"""Recipes: a TOML file names stages; a stage whose inputs have not changed is skipped.
-
-    [data]                     data set of all stages
-    [defaults.train]           fields that every train stage starts from
-    [train.NAME]               → models/NAME.safetensors     fields of ``train``; shards are names of stages
-    [precompute.NAME]          → shards/NAME/                fields of ``precompute``; models are names of stages
-    [evaluate.NAME]            → results/NAME.json           targets, sources: names of stages or NAME=REF
-    [report]                   → report.html                 title
+"""Running a recipe: a stage whose inputs have not changed is skipped.
 
 Stages run in processes of their own, as many at once as there are cores, each computing with one thread.
 """
@@ -20,75 +13,28 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Any
 
 from ensadv_data.data import Dataset, open_dataset
-from ensadv_data.dist import available_cores
-from ensadv_data.errors import EnsadvError, InputError, Interrupted, OutputError, UnknownNameError
+from ensadv_data.dist import available_cores, check_device
+from ensadv_data.errors import EnsadvError, Interrupted, OutputError
 from ensadv_data.evaluation.suites import suite_named
 from ensadv_data.evaluation.transfer import Transfer, measure_transfer
 from ensadv_data.files import sha256_of_file, write_atomic
-from ensadv_data.models import ARCHITECTURES, Model, load_model
-from ensadv_data.precompute import precompute
+from ensadv_data.models import Model, load_model
+from ensadv_data.precompute import precompute_store
 from ensadv_data.progress import progress_bar, silence_bars
+from ensadv_data.recipe import KINDS, Kind, Recipe, Stage, selected
 from ensadv_data.report import write_report
-from ensadv_data.spec import DataSpec, EvaluateSpec, PrecomputeSpec, Spec, TrainSpec, checked, read_toml
+from ensadv_data.spec import DataSpec, EvaluateSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.training import train
 
-__all__ = ["Recipe", "Stage", "StageRun", "check_device", "evaluate", "read_recipe", "run_recipe", "selected"]
-
-Kind = Literal["train", "precompute", "evaluate", "report"]
-_KINDS: tuple[Kind, ...] = ("train", "precompute", "evaluate", "report")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of a recipe."""
-
-    name: str
-    kind: Kind
-    spec: Spec | None
-    inputs: tuple[str, ...]  # names of the stages whose outputs it reads
-    options: Mapping[str, Any] = field(default_factory=dict)  # what the spec does not hold: names of models
-
-    @property
-    def output(self) -> str:
-        """Path in the output folder."""
-        return {
-            "train": f"models/{self.name}.safetensors",
-            "precompute": f"shards/{self.name}",
-            "evaluate": f"results/{self.name}.json",
-            "report": "report.html",
-        }[self.kind]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A checked recipe; stages stand in an order in which they can run."""
-
-    name: str
-    data: DataSpec
-    stages: tuple[Stage, ...]
-
-    def stage(self, name: str) -> Stage:
-        """Look a stage up.
-
-        Raises
-        ------
-        UnknownNameError
-            There is none of that name; the message lists them.
-        """
-        for stage in self.stages:
-            if stage.name == name:
-                return stage
-        raise UnknownNameError("stage", name, [stage.name for stage in self.stages])
+__all__ = ["StageRun", "evaluate", "run_recipe"]
 
 
 @dataclass(frozen=True)
@@ -98,59 +44,6 @@ class StageRun:
     stage: Stage
     skipped: bool
     seconds: float
-
-
-def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe.
-
-    Raises
-    ------
-    InputError
-        A field is wrong, a stage reads one that does not exist, or stages read each other in a circle.
-    """
-    table = read_toml(path)
-    unknown = [key for key in table if key not in ("name", "data", "defaults", *_KINDS)]
-    if unknown:
-        raise UnknownNameError(f"table in {path}", unknown[0], ("name", "data", "defaults", *_KINDS))
-    data = checked(DataSpec, _table(table, "data", path), where=f"{path}: data")
-    defaults = _table(table, "defaults", path)
-    for key in defaults:
-        if key not in _KINDS[:3]:
-            raise UnknownNameError(f"table in {path}: defaults", key, _KINDS[:3])
-    recipe_name = table.get("name", path.stem)
-    if not isinstance(recipe_name, str) or not recipe_name.strip() or "/" in recipe_name:
-        raise InputError(f"{path}: name: expected the name of a folder, got {recipe_name!r}")
-    kinds: dict[str, Kind] = {}
-    for kind in _KINDS[:3]:
-        for name in _table(table, kind, path):
-            _check_name(name, where=f"{path}: {kind}")
-            if name in kinds:
-                raise InputError(f"{path}: expected each stage to have a name of its own, got {name!r} twice")
-            kinds[name] = kind
-    stages = []
-    for name, kind in kinds.items():
-        fields = {**_table(defaults, kind, path), **_table(_table(table, kind, path), name, path)}
-        stages.append(_stage(name, kind, fields, kinds, where=f"{path}: {kind}.{name}"))
-    if "report" in table:
-        options = _table(table, "report", path)
-        for key in options:
-            if key != "title":
-                raise UnknownNameError(f"key in {path}: report", key, ["title"])
-        inputs = tuple(kinds)
-        stages.append(Stage("report", "report", None, inputs, {"title": str(options.get("title", path.stem))}))
-    return Recipe(recipe_name, data, _ordered(stages, path))
-
-
-def selected(recipe: Recipe, until: str | None) -> tuple[Stage, ...]:
-    """The stage ``until`` and all that it needs, in order; every stage where it is None."""
-    if until is None:
-        return recipe.stages
-    needed, todo = set(), [recipe.stage(until)]
-    while todo:
-        stage = todo.pop()
-        needed.add(stage.name)
-        todo += [recipe.stage(name) for name in stage.inputs if name not in needed]
-    return tuple(stage for stage in recipe.stages if stage.name in needed)
 
 
 def run_recipe(
@@ -202,7 +95,7 @@ def run_recipe(
         others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_child, initargs=(os.getpid(),))
-        waiting, running = list(stages), dict[Future[StageRun], Stage]()
+        waiting, running = _most_awaited_first(stages), dict[Future[StageRun], Stage]()
         try:
             while waiting or running:
                 busy = {stage.name for stage in (*waiting, *running.values())}
@@ -227,21 +120,6 @@ def run_recipe(
                     child.kill()
                 raise
     return done
-
-
-def check_device(name: str) -> None:
-    """Refuse a device that this machine does not have, before anything is computed on it.
-
-    Raises
-    ------
-    InputError
-        PyTorch cannot put a tensor there.
-    """
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"device: expected cpu, or cuda where there is one, got {name!r}: {reason}") from None
 
 
 def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], sources: Mapping[str, str]) -> Transfer:
@@ -320,6 +198,14 @@ class _Plan:
         return sha256_of_file(path) if path.is_file() else None
 
 
+def _most_awaited_first(stages: Sequence[Stage]) -> list[Stage]:
+    """Stages by the length of the chain that waits for them, so that cores are idle least at the end."""
+    length: dict[str, int] = {}
+    for stage in reversed(stages):
+        length[stage.name] = 1 + max((length[s.name] for s in stages if stage.name in s.inputs), default=0)
+    return sorted(stages, key=lambda stage: -length[stage.name])
+
+
 def _run_stage(plan: _Plan, stage: Stage) -> StageRun:
     """Run a stage, or skip it when its digest and its output are the ones of its last run."""
     began = time.perf_counter()
@@ -354,7 +240,7 @@ def _precompute(plan: _Plan, stage: Stage) -> None:
     if not isinstance(spec, PrecomputeSpec):
         raise TypeError(stage.name)
     models = {name: _reference(plan, ref) for name, ref in spec.models.items()}
-    precompute(spec.model_copy(update={"models": models}), plan.recipe.data, plan.path(stage), workers=plan.jobs)
+    precompute_store(spec.model_copy(update={"models": models}), plan.recipe.data, plan.path(stage), workers=plan.jobs)
 
 
 def _evaluate(plan: _Plan, stage: Stage) -> None:
@@ -371,7 +257,7 @@ def _evaluate(plan: _Plan, stage: Stage) -> None:
 
 def _report(plan: _Plan, stage: Stage) -> None:
     made = [plan.recipe.stage(name) for name in stage.inputs]
-    paths = {kind: [plan.path(s) for s in made if s.kind == kind and plan.path(s).exists()] for kind in _KINDS}
+    paths = {kind: [plan.path(s) for s in made if s.kind == kind and plan.path(s).exists()] for kind in KINDS}
     write_report(
         plan.path(stage),
         title=str(stage.options["title"]),
@@ -391,83 +277,11 @@ _WORK: Mapping[Kind, Callable[[_Plan, Stage], None]] = {
 }
 
 
-def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Kind], *, where: str) -> Stage:
-    """Check one stage's fields, and find the stages that it reads."""
-    options: dict[str, Any] = {}
-    if kind == "precompute":
-        fields["models"] = _names(fields.get("models", {}), where=f"{where}: models")
-        spec: Spec = checked(PrecomputeSpec, fields, where=where)
-        inputs = _model_stages(fields["models"].values(), kinds, where=where)
-    elif kind == "train":
-        spec = train_spec = checked(TrainSpec, fields, where=where)
-        inputs = list(dict.fromkeys(train_spec.shards))
-        if train_spec.architecture not in ARCHITECTURES:
-            raise UnknownNameError(f"architecture in {where}", train_spec.architecture, ARCHITECTURES)
-        for shard in inputs:
-            if kinds.get(shard) != "precompute":
-                stages = [other for other, k in kinds.items() if k == "precompute"]
-                raise UnknownNameError(f"precompute stage in {where}", shard, stages)
-    else:
-        for role in ("targets", "sources"):
-            options[role] = _names(fields.pop(role, {}), where=f"{where}: {role}")
-        if not options["targets"]:
-            raise InputError(f"{where}: targets: expected at least one train stage or reference, got none")
-        spec = evaluate_spec = checked(EvaluateSpec, fields, where=where)
-        suite_named(evaluate_spec.suite).attacks(epsilon=evaluate_spec.epsilon)
-        named = (*options["targets"].values(), *options["sources"].values())
-        inputs = _model_stages(named, kinds, where=where)
-    return Stage(name, kind, spec, tuple(inputs), options)
-
-
-def _model_stages(references: Iterable[str], kinds: Mapping[str, Kind], *, where: str) -> list[str]:
-    """The train stages among model references; what is neither a stage nor looks like a reference is a mistake."""
-    inputs = []
-    for reference in dict.fromkeys(references):
-        if kinds.get(reference) == "train":
-            inputs.append(reference)
-        elif not (":" in reference or "/" in reference or reference.endswith(".safetensors")):
-            stages = [name for name, kind in kinds.items() if kind == "train"]
-            raise UnknownNameError(f"train stage in {where}", reference, stages)
-    return inputs
-
-
 def _outside_files(stage: Stage) -> list[str]:
     """Weights that no stage makes: those of FILE.safetensors and of timm:NAME,weights=FILE."""
     roles = (*stage.options.values(), getattr(stage.spec, "models", None))
     references = [reference for role in roles if isinstance(role, Mapping) for reference in role.values()]
     return [reference.partition(",weights=")[2] or reference for reference in references]
-
-
-def _check_name(name: str, *, where: str) -> None:
-    """A stage's name becomes that of files, beside state/recipe.json and state/report.json."""
-    fits = name and all(c.isalnum() or c in "._-*" for c in name) and name[0] != "."
-    if not fits or name in ("recipe", "report"):
-        raise InputError(
-            f"{where}: expected a name of letters, digits, '.', '_', '-' or '*' that is not 'recipe' or 'report', "
-            f"got {name!r}"
-        )
-
-
-def _names(value: Any, *, where: str) -> dict[str, str]:
-    """``["a", "b"]`` or ``{name = "ref"}`` → {name: stage or reference}."""
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return {item: item for item in value}
-    if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
-        return dict(value)
-    raise InputError(f'{where}: expected a list of stages or a table of NAME = "REF", got {value!r}')
-
-
-def _ordered(stages: list[Stage], path: Path) -> tuple[Stage, ...]:
-    """Stages after those that they read, otherwise as written."""
-    known, placed, rest = {stage.name for stage in stages}, list[Stage](), list(stages)
-    while rest:
-        names = {stage.name for stage in placed}
-        ready = [stage for stage in rest if all(name in names or name not in known for name in stage.inputs)]
-        if not ready:
-            raise InputError(f"{path}: stages read each other in a circle: {', '.join(s.name for s in rest)}")
-        placed.append(ready[0])
-        rest.remove(ready[0])
-    return tuple(placed)
 
 
 def _reference(plan: _Plan, name: str) -> str:
@@ -493,13 +307,6 @@ def _claim(out: Path, recipe: Recipe) -> None:
         )
     else:
         write_atomic(marker, text)
-
-
-def _table(table: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
-    value = table.get(key, {})
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a table [{key}], got {value!r}")
-    return dict(value)
 
 
 def _opened(data: DataSpec, split: str) -> Dataset:

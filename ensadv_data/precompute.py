@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from ensadv_data.data import Dataset, digest_examples, open_dataset
-from ensadv_data.dist import available_cores, intra_op_threads
+from ensadv_data.dist import available_cores, check_device, intra_op_threads
 from ensadv_data.errors import EnsadvError, InputError, IntegrityError, Interrupted, ModelError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
 from ensadv_data.models import Model, load_model
@@ -35,7 +35,7 @@ from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import Entry, Header, Planes, StoreWriter
 
-__all__ = ["Block", "Job", "Outcome", "compute_block", "plan_blocks", "precompute"]
+__all__ = ["Block", "Job", "Outcome", "compute_block", "plan_blocks", "precompute_store"]
 
 _COMPUTING = threading.Lock()  # a worker with several threads still computes one block at a time
 
@@ -62,7 +62,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of :func:`precompute` did."""
+    """What a call of :func:`precompute_store` did."""
 
     path: Path
     digest: str
@@ -108,7 +108,7 @@ def compute_block(job: Job, block: Block) -> dict[str, Any]:
     return StoreWriter(job.path, job.header, job.entries).write_block(block.index, planes, digest_examples(images))
 
 
-def precompute(
+def precompute_store(
     spec: PrecomputeSpec,
     data: DataSpec,
     out: Path,
@@ -135,6 +135,7 @@ def precompute(
         Ctrl-C; every finished block is kept, and the same command resumes.
     """
     began = time.perf_counter()
+    check_device(spec.device)
     dataset = _dataset(data)
     models = [load_model(reference, name=name, device=spec.device) for name, reference in spec.models.items()]
     sample, _ = dataset.read(np.arange(min(2, len(dataset))))

@@ -67,6 +67,8 @@ def progress_bar(
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=bool(os.environ.get(_QUIET))) as bar:
+    console = Console(stderr=True)
+    quiet = bool(os.environ.get(_QUIET)) or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task(what, total=total, completed=done)
         yield lambda steps: bar.advance(task, steps)

@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy
 
 from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.data import Dataset
-from ensadv_data.dist import current_place, intra_op_threads
+from ensadv_data.dist import check_device, current_place, intra_op_threads
 from ensadv_data.errors import InputError, Interrupted, ModelError, OutputError
 from ensadv_data.files import naming_trouble, write_atomic
 from ensadv_data.interrupts import deferred_interrupt
@@ -136,6 +136,7 @@ class TrainingRun:
     def __init__(self, spec: TrainSpec, dataset: Dataset, out: Path) -> None:
         if len(dataset) < spec.batch_size:
             raise InputError(f"batch_size: expected at most the {len(dataset)} training images, got {spec.batch_size}")
+        check_device(spec.device)
         self.spec, self.device = spec, torch.device(spec.device)
         self.checkpoint_path = out.with_suffix(".checkpoint")
         self.place = current_place()

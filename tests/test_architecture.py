@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attacks", "codec"),
     ("store", "data", "models", "manifest"),
     ("mixing", "evaluation", "perturbation", "inspection", "journal", "report"),
-    ("precompute", "training"),
+    ("precompute", "training", "recipe"),
     ("pipeline",),
     ("cli",),
 )
@@ -63,13 +63,11 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "zarr": ("store",),
 }
 
-LINES, LONGEST = 350, 550
+LINES, LONGEST = 350, 400
 LONGER = {
     "cli": "one function a command, each mostly its options",
     "data.dataset": "the protocol of a data set, with its documentation, beside the one implementation",
-    "pipeline": "recipes are read, planned and run by one small scheduler",
     "spec": "every field of every command, in one place",
-    "training": "the loop, its checkpoint and its log change together",
 }
 
 VAGUE = {"utils", "util", "helpers", "common", "types", "misc"}

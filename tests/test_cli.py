@@ -480,7 +480,7 @@ def test_store_of_other_images_is_refused(refused, made, tmp_path, monkeypatch):
     turned = ArrayDataset(images, labels, name="mnist-mini", split="train", classes=10)
     monkeypatch.setattr(module, "_dataset", lambda _: turned)
     spec = PrecomputeSpec(models={"a": str(made / "a.safetensors")}, attacks=("fgsm",))
-    module.precompute(spec, DataSpec(data="mnist-mini"), tmp_path / "store", workers=0)
+    module.precompute_store(spec, DataSpec(data="mnist-mini"), tmp_path / "store", workers=0)
     out = tmp_path / "x.safetensors"
     refused(4, "train", "--architecture", "D", *LIMIT, "--shards", tmp_path / "store", "--epochs", "1", "--out", out)
     assert not out.exists()

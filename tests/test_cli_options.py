@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ensadv_data import pipeline
+from ensadv_data import recipe as recipes
 from ensadv_data.cli import cli
 from ensadv_data.spec import DataSpec, EvaluateSpec, PrecomputeSpec, TrainSpec, checked, parse_attack
 
@@ -215,7 +215,7 @@ def test_data_options_have_the_defaults_of_the_data_spec(command):
 
 # The guide
 
-GUIDE = Path(pipeline.__file__).parent.parent / "docs" / "guide.md"
+GUIDE = Path(recipes.__file__).parent.parent / "docs" / "guide.md"
 in_repository = pytest.mark.skipif(not GUIDE.exists(), reason="installed without the repository around it")
 
 
@@ -238,7 +238,7 @@ def test_command_lines_of_the_guide_are_understood():
 def test_recipe_of_the_guide_is_read(tmp_path):
     (text,) = blocks_of("toml")
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
-    recipe = pipeline.read_recipe(tmp_path / "mine.toml")
+    recipe = recipes.read_recipe(tmp_path / "mine.toml")
     assert recipe.name == tomllib.loads(text)["name"]
     assert len(recipe.stages) == 6
 

@@ -13,7 +13,7 @@ from ensadv_data.errors import ChunkError, InputError, IntegrityError, ModelErro
 from ensadv_data.inspection import describe_model, describe_store, is_store
 from ensadv_data.manifest import read_manifest
 from ensadv_data.models import build_model, save_model
-from ensadv_data.precompute import precompute
+from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import open_store
 
@@ -39,7 +39,7 @@ def made(tmp_path_factory):
         attacks=("fgsm", "r-step-ll:alpha=0.1", "i-fgsm:epsilon=0.2,steps=1"),
         draws=2,
     )
-    precompute(spec, DataSpec(data="mnist-mini", limit=IMAGES), folder / "store", workers=0)
+    precompute_store(spec, DataSpec(data="mnist-mini", limit=IMAGES), folder / "store", workers=0)
     return folder, digests
 
 

@@ -18,7 +18,8 @@ import pytest
 from ensadv_data import pipeline
 from ensadv_data.errors import EnsadvError, InputError, ModelError, OutputError, QuantityError, UnknownNameError
 from ensadv_data.models import build_model, load_model, save_model
-from ensadv_data.pipeline import read_recipe, run_recipe, selected
+from ensadv_data.pipeline import run_recipe
+from ensadv_data.recipe import read_recipe, selected
 from ensadv_data.spec import DataSpec, EvaluateSpec
 
 TINY = """
@@ -54,8 +55,8 @@ title = "tiny & small"
 def one_process():
     """Stores are computed in this process: the bytes are the same, and a cluster takes seconds to start."""
     with pytest.MonkeyPatch.context() as patch:
-        real = pipeline.precompute
-        patch.setattr(pipeline, "precompute", lambda *args, workers: real(*args, workers=0))
+        real = pipeline.precompute_store
+        patch.setattr(pipeline, "precompute_store", lambda *args, workers: real(*args, workers=0))
         patch.setenv("ENSADV_QUIET", "1")
         yield
 

@@ -20,7 +20,7 @@ from ensadv_data.data import open_dataset
 from ensadv_data.errors import EnsadvError, InputError, IntegrityError, Interrupted, ModelError, OutputError
 from ensadv_data.manifest import Manifest, read_manifest
 from ensadv_data.models import build_model, save_model
-from ensadv_data.precompute import Block, Outcome, compute_block, plan_blocks, precompute
+from ensadv_data.precompute import Block, Outcome, compute_block, plan_blocks, precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import open_store
 from laws import is_pure
@@ -58,7 +58,7 @@ def spec_of(source: str, **fields) -> PrecomputeSpec:
 def reference(tmp_path_factory, source) -> Manifest:
     """Made in this process."""
     path = tmp_path_factory.mktemp("reference") / "s"
-    precompute(spec_of(source), DATA, path, workers=0)
+    precompute_store(spec_of(source), DATA, path, workers=0)
     return read_manifest(path)
 
 
@@ -93,7 +93,7 @@ def test_a_store_says_what_it_was_made_from(reference, source):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_any_number_of_workers_makes_the_same_objects(tmp_path, monkeypatch, source, reference, workers):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    outcome = precompute(spec_of(source), DATA, tmp_path / "s", workers=workers)
+    outcome = precompute_store(spec_of(source), DATA, tmp_path / "s", workers=workers)
     assert (outcome.blocks, outcome.computed) == (14, 14)
     assert read_manifest(tmp_path / "s") == reference
     read_all(tmp_path / "s")
@@ -103,7 +103,7 @@ def test_a_running_cluster_makes_the_same_objects(tmp_path, source, reference):
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
     ) as cluster:
-        outcome = precompute(spec_of(source), DATA, tmp_path / "s", scheduler=cluster.scheduler_address)
+        outcome = precompute_store(spec_of(source), DATA, tmp_path / "s", scheduler=cluster.scheduler_address)
     assert outcome.digest == reference.digest
     assert read_manifest(tmp_path / "s") == reference
 
@@ -115,18 +115,18 @@ def test_an_error_on_a_worker_of_a_cluster_arrives_as_it_is(tmp_path, sick):
         ) as cluster,
         pytest.raises(ModelError, match="source m, example 23: expected finite logits"),
     ):
-        precompute(sick, DATA, tmp_path / "s", scheduler=cluster.scheduler_address)
+        precompute_store(sick, DATA, tmp_path / "s", scheduler=cluster.scheduler_address)
 
 
 def test_an_address_without_a_scheduler_is_bad_input(tmp_path, source, monkeypatch):
     with pytest.raises(InputError, match="expected a dask scheduler at nowhere://here"):
-        precompute(spec_of(source), DATA, tmp_path / "a", scheduler="nowhere://here")
+        precompute_store(spec_of(source), DATA, tmp_path / "a", scheduler="nowhere://here")
     hasty = distributed.Client
     monkeypatch.setattr(
         module.distributed, "Client", lambda address, timeout, **words: hasty(address, timeout="200ms", **words)
     )
     with pytest.raises(InputError, match="could not connect"):
-        precompute(spec_of(source), DATA, tmp_path / "b", scheduler="tcp://127.0.0.1:9")
+        precompute_store(spec_of(source), DATA, tmp_path / "b", scheduler="tcp://127.0.0.1:9")
 
 
 def test_workers_that_die_are_an_error_that_says_how_to_go_on(monkeypatch):
@@ -154,22 +154,22 @@ def test_workers_that_die_are_an_error_that_says_how_to_go_on(monkeypatch):
 
 
 def test_a_finished_store_is_left_alone(tmp_path, source):
-    first = precompute(spec_of(source), DATA, tmp_path / "s", workers=0)
+    first = precompute_store(spec_of(source), DATA, tmp_path / "s", workers=0)
     before = content(tmp_path / "s")
-    again = precompute(spec_of(source), DATA, tmp_path / "s", workers=2)
+    again = precompute_store(spec_of(source), DATA, tmp_path / "s", workers=2)
     assert (first.was_complete, again.was_complete) == (False, True)
     assert again.digest == first.digest
     assert content(tmp_path / "s") == before
 
 
 def test_what_a_kill_left_beside_a_finished_store_is_tidied(tmp_path, source, reference):
-    precompute(spec_of(source), DATA, tmp_path / "s", workers=0)
+    precompute_store(spec_of(source), DATA, tmp_path / "s", workers=0)
     before = content(tmp_path / "s").keys()
     (tmp_path / "s/progress").mkdir()
     (tmp_path / "s/progress/block-000000.json").write_text("{}")
     (tmp_path / "s/d/fgsm/nonzero/c").mkdir(parents=True)
     (tmp_path / "s/d/.partial-x").write_text("")
-    assert precompute(spec_of(source), DATA, tmp_path / "s").was_complete
+    assert precompute_store(spec_of(source), DATA, tmp_path / "s").was_complete
     assert content(tmp_path / "s").keys() == before
 
 
@@ -186,10 +186,10 @@ def test_a_resumed_run_computes_only_what_is_missing(tmp_path, monkeypatch, sour
 
     monkeypatch.setattr(module, "compute_block", counted)
     with pytest.raises(Interrupted, match="the same command resumes") as caught:
-        precompute(spec_of(source), DATA, tmp_path / "s", workers=0)
+        precompute_store(spec_of(source), DATA, tmp_path / "s", workers=0)
     assert caught.value.exit_code == 130
     (tmp_path / "s/d/fgsm/direction/c/1/2/0").unlink()
-    outcome = precompute(spec_of(source), DATA, tmp_path / "s", workers=0)
+    outcome = precompute_store(spec_of(source), DATA, tmp_path / "s", workers=0)
     assert asked == [0, 1, 2, 3, -1, 2, *range(4, 14)]
     assert (outcome.computed, outcome.blocks) == (11, 14)
     assert read_manifest(tmp_path / "s") == reference
@@ -198,10 +198,10 @@ def test_a_resumed_run_computes_only_what_is_missing(tmp_path, monkeypatch, sour
 def test_a_run_that_was_killed_before_the_manifest_only_writes_that(tmp_path, monkeypatch, source, reference):
     with monkeypatch.context() as patch:
         patch.setattr(module.StoreWriter, "close", lambda self, manifest: None)
-        precompute(spec_of(source), DATA, tmp_path / "s", workers=0)
+        precompute_store(spec_of(source), DATA, tmp_path / "s", workers=0)
     with pytest.raises(InputError, match="unfinished"):
         open_store(tmp_path / "s")
-    outcome = precompute(spec_of(source), DATA, tmp_path / "s")
+    outcome = precompute_store(spec_of(source), DATA, tmp_path / "s")
     assert outcome.computed == 0
     assert not outcome.was_complete, "it was finished only now"
     assert read_manifest(tmp_path / "s") == reference
@@ -210,7 +210,7 @@ def test_a_run_that_was_killed_before_the_manifest_only_writes_that(tmp_path, mo
 def test_other_weights_draws_or_data_are_refused_and_nothing_is_touched(tmp_path, source):
     path = tmp_path / "s"
     mine = save_source(tmp_path / "d.safetensors", seed=0)
-    precompute(spec_of(mine), DATA, path, workers=0)
+    precompute_store(spec_of(mine), DATA, path, workers=0)
     before = content(path)
     save_source(tmp_path / "d.safetensors", seed=1)
     for spec, data, what in (
@@ -221,7 +221,7 @@ def test_other_weights_draws_or_data_are_refused_and_nothing_is_touched(tmp_path
         (spec_of(source, seed=4), DATA, "plan"),
     ):
         with pytest.raises(OutputError, match=rf"another plan \({what} differs"):
-            precompute(spec, data, path, workers=0)
+            precompute_store(spec, data, path, workers=0)
     assert content(path) == before
 
 
@@ -234,7 +234,9 @@ def test_weights_that_change_under_a_worker_are_noticed(tmp_path):
 
 
 def test_a_source_without_randomness_and_several_draws_is_remarked_on(tmp_path, source):
-    outcome = precompute(spec_of(source, mode="eval"), DataSpec(data="mnist-mini", limit=3), tmp_path / "s", workers=0)
+    outcome = precompute_store(
+        spec_of(source, mode="eval"), DataSpec(data="mnist-mini", limit=3), tmp_path / "s", workers=0
+    )
     assert isinstance(outcome, Outcome)
     assert [note.split(":")[0] for note in outcome.notes] == ["d/fgsm"]
 
@@ -284,7 +286,7 @@ def sick(tmp_path, monkeypatch) -> PrecomputeSpec:
 def test_nan_names_source_block_and_example_and_leaves_the_other_blocks(tmp_path, sick):
     path = tmp_path / "s"
     with pytest.raises(ModelError) as caught:
-        precompute(sick, DATA, path, workers=0)
+        precompute_store(sick, DATA, path, workers=0)
     for words in ("block 4: ", "source m, example 23: ", "nothing was written for this block"):
         assert words in str(caught.value)
     assert caught.value.exit_code == 3
@@ -306,5 +308,5 @@ def test_nan_names_source_block_and_example_and_leaves_the_other_blocks(tmp_path
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_made(tmp_path, sick, factory, words):
     reference = sick.models["m"].replace(":nan", f":{factory}")
     with pytest.raises(ModelError, match=words):
-        precompute(sick.model_copy(update={"models": {"m": reference}}), DATA, tmp_path / "s", workers=0)
+        precompute_store(sick.model_copy(update={"models": {"m": reference}}), DATA, tmp_path / "s", workers=0)
     assert not (tmp_path / "s").exists()

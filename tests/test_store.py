@@ -28,7 +28,7 @@ from ensadv_data.errors import ChunkError, InputError, IntegrityError, OutputErr
 from ensadv_data.inspection import describe_model, describe_store, is_store
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
 from ensadv_data.models import build_model, save_model
-from ensadv_data.precompute import precompute
+from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import ATTACKS, DataSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.store import Entry, Header, Planes, Store, StoreWriter, block_size, open_store, reader
 from ensadv_data.training import train
@@ -310,7 +310,7 @@ def models(tmp_path_factory) -> dict[str, str]:
 def real(tmp_path_factory, models) -> Store:
     path = tmp_path_factory.mktemp("real") / "store"
     spec = PrecomputeSpec(models=models, attacks=("fgsm", "step-ll"))
-    precompute(spec, DataSpec(data="mnist-mini", limit=N), path, workers=0)
+    precompute_store(spec, DataSpec(data="mnist-mini", limit=N), path, workers=0)
     return open_store(path)
 
 
@@ -378,7 +378,7 @@ def test_a_row_is_where_a_plain_memory_map_expects_it(real):
 
 def test_filled_zeros_need_no_mask_and_change_nothing_else(real, models, tmp_path):
     spec = PrecomputeSpec(models={"c": models["c"]}, attacks=("fgsm",), zeros="fill")
-    precompute(spec, DataSpec(data="mnist-mini", limit=N), tmp_path / "s", workers=0)
+    precompute_store(spec, DataSpec(data="mnist-mini", limit=N), tmp_path / "s", workers=0)
     store = open_store(tmp_path / "s")
     filled, kept = signs_of(store, "c/fgsm"), signs_of(real, "c/fgsm")
     assert not (tmp_path / "s/c/fgsm/nonzero").exists()
@@ -429,7 +429,7 @@ def test_a_plane_costs_one_bit_a_value_and_the_mask_little_more(tmp_path):
         tmp_path / "c.safetensors",
     )
     spec = PrecomputeSpec(models={"c": str(tmp_path / "c.safetensors")}, attacks=("fgsm",))
-    precompute(spec, DataSpec(data="mnist-mini", limit=400), tmp_path / "s", workers=0)
+    precompute_store(spec, DataSpec(data="mnist-mini", limit=400), tmp_path / "s", workers=0)
     store = open_store(tmp_path / "s")
     (row,) = describe_store(tmp_path / "s").entries
     sizes = store.object_sizes(store.entry("c/fgsm"))
@@ -714,6 +714,6 @@ def test_a_full_disk_ends_with_code_3_and_the_same_command_goes_on(tmp_path, mod
     assert not list(out.rglob(".partial-*"))
     assert not (out / "manifest.json").exists()
     spec = PrecomputeSpec(models={"d": models["d"]}, attacks=("fgsm",))
-    outcome = precompute(spec, DataSpec(data="mnist-mini", limit=limit), out, workers=0)
+    outcome = precompute_store(spec, DataSpec(data="mnist-mini", limit=limit), out, workers=0)
     assert outcome.computed == outcome.blocks == 16
     read_all(out)

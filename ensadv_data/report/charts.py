@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ensadv_data.codec import apply_deltas, apply_signs, random_bits
 from ensadv_data.data import Dataset, digest_examples
 from ensadv_data.errors import AlignmentError, InputError
 from ensadv_data.report.inputs import Curve, Result, Run
-from ensadv_data.store import Entry, Store
+from ensadv_data.store import Store, perturb_images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_errors", "draw_losses", "draw_pictures", "encode_png", "perturb_images"]
+__all__ = ["draw_errors", "draw_losses", "draw_pictures", "encode_png"]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -138,9 +137,10 @@ def draw_pictures(data: Dataset, stores: Sequence[Store], *, epsilon: float) -> 
     clean = images.astype(np.float32) / 255
     entries = [(store, entry) for store in stores for entry in store.entries]
     strips = []
+    radii = np.full(len(rows), epsilon, np.float32)
     for store, entry in entries[:_STRIPS]:
         radius = entry.epsilon if entry.kind == "delta" and entry.epsilon is not None else epsilon
-        x_adv = perturb_images(store, entry, images, rows, epsilon=epsilon)
+        x_adv = perturb_images(store, entry, images, rows=rows, draws=np.zeros_like(rows), epsilon=radii)
         change = (x_adv - clean) / (2 * radius or 1) + 0.5
         name = entry.key if len(stores) == 1 else f"{store.path.name}/{entry.key}"
         strips.append({"name": name, "epsilon": radius, "adversarial": _strip(x_adv), "change": _strip(change)})
@@ -151,45 +151,6 @@ def draw_pictures(data: Dataset, stores: Sequence[Store], *, epsilon: float) -> 
         "left_out": len(entries) - len(strips),
         "is_cut": max(data.shape[1:]) > _SIDE,
     }
-
-
-def perturb_images(store: Store, entry: Entry, images_BCHW: U8, rows_B: I64, *, epsilon: float) -> F32:
-    """The first draw of an entry applied to its images, as training applies it with the stored random step.
-
-    Parameters
-    ----------
-    images_BCHW
-        uint8 of shape (B, C, H, W).
-    rows_B
-        int64 (B,): index of each image in the data set.
-    epsilon
-        L∞ radius, pixels in [0, 1]; a delta keeps the one that it was made for.
-
-    Returns
-    -------
-    float32 (B, C, H, W), values in [0, 1].
-
-    Raises
-    ------
-    ChunkError
-        A chunk of the store is missing, truncated or corrupted.
-    """
-    x = np.ascontiguousarray(images_BCHW).reshape(len(rows_B), -1)
-    draws = np.zeros_like(rows_B)
-    planes = store.gather(entry, draws, rows_B)
-    if planes.delta is not None:
-        own = np.full(len(rows_B), entry.epsilon, np.float32)
-        return apply_deltas(x, planes.delta, epsilon=own).reshape(images_BCHW.shape)
-    if planes.direction is None:
-        raise InputError(f"{store.path}: {entry.key}: expected directions, got none; make the store again")
-    radius = np.full(len(rows_B), epsilon, np.float32)
-    if entry.kind == "sign":
-        return apply_signs(x, planes.direction, planes.nonzero, epsilon=radius).reshape(images_BCHW.shape)
-    alpha = np.minimum(np.float32(entry.alpha or 0), radius)
-    step = random_bits(entry.seed, draws, rows_B, d=x.shape[1])
-    moved = apply_signs(x, step, epsilon=alpha)
-    apply_signs(moved, planes.direction, planes.nonzero, epsilon=radius - alpha, out=moved)
-    return moved.reshape(images_BCHW.shape)
 
 
 def encode_png(pixels_HWC: U8) -> bytes:

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from ensadv_data.store.layout import FORMAT_VERSION, Entry, Header, Planes, block_size
+from ensadv_data.store.perturbed import perturb_images
 from ensadv_data.store.reader import Store, open_store
 from ensadv_data.store.writer import StoreWriter
 
-__all__ = ["FORMAT_VERSION", "Entry", "Header", "Planes", "Store", "StoreWriter", "block_size", "open_store"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Entry",
+    "Header",
+    "Planes",
+    "Store",
+    "StoreWriter",
+    "block_size",
+    "open_store",
+    "perturb_images",
+]

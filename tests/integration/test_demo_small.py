@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ensadv_data.pipeline import read_recipe
+from ensadv_data.recipe import read_recipe
 
 
 def scaled_down() -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from ensadv_data.manifest import Manifest, read_manifest
 from ensadv_data.models import build_model, save_model
-from ensadv_data.precompute import precompute
+from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 
 ATTACKS = ("r-fgsm", "i-fgsm:steps=8")
@@ -46,7 +46,7 @@ def whole(tmp_path_factory, source) -> Manifest:
 
 def finish(source: str, out: Path) -> int:
     spec = PrecomputeSpec(models={"d": source}, attacks=ATTACKS, draws=DRAWS)
-    return precompute(spec, DataSpec(data="mnist-mini", limit=LIMIT), out, workers=0).computed
+    return precompute_store(spec, DataSpec(data="mnist-mini", limit=LIMIT), out, workers=0).computed
 
 
 def start(source: str, out: Path, *, workers: int) -> subprocess.Popen[str]:

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from ensadv_data.data import open_dataset
 from ensadv_data.models import build_model, save_model
-from ensadv_data.precompute import precompute
+from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.training import train
 
@@ -32,7 +32,7 @@ def store(tmp_path_factory) -> Path:
     weights = build_model("D", shape=(1, 28, 28), classes=10, seed=1)
     save_model(folder / "d.safetensors", weights, architecture="D", shape=(1, 28, 28), classes=10, record={})
     spec = PrecomputeSpec(models={"d": str(folder / "d.safetensors")}, attacks=("r-fgsm",))
-    precompute(spec, DataSpec(data="mnist-mini", limit=LIMIT), folder / "shards", workers=0)
+    precompute_store(spec, DataSpec(data="mnist-mini", limit=LIMIT), folder / "shards", workers=0)
     return folder / "shards"
 
 

@@ -1,0 +1,201 @@
+"""Recipes: a TOML file names stages, and this checks all of it before anything runs.
+
+[data]                     data set of all stages
+[defaults.train]           fields that every train stage starts from
+[train.NAME]               → models/NAME.safetensors     fields of ``train``; shards are names of stages
+[precompute.NAME]          → shards/NAME/                fields of ``precompute``; models are names of stages
+[evaluate.NAME]            → results/NAME.json           targets, sources: names of stages or NAME=REF
+[report]                   → report.html                 title
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ensadv_data.errors import InputError, UnknownNameError
+from ensadv_data.evaluation.suites import suite_named
+from ensadv_data.models import ARCHITECTURES
+from ensadv_data.spec import DataSpec, EvaluateSpec, PrecomputeSpec, Spec, TrainSpec, checked, read_toml
+
+__all__ = ["KINDS", "Kind", "Recipe", "Stage", "read_recipe", "selected"]
+
+Kind = Literal["train", "precompute", "evaluate", "report"]
+KINDS: tuple[Kind, ...] = ("train", "precompute", "evaluate", "report")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a recipe."""
+
+    name: str
+    kind: Kind
+    spec: Spec | None
+    inputs: tuple[str, ...]  # names of the stages whose outputs it reads
+    options: Mapping[str, Any] = field(default_factory=dict)  # what the spec does not hold: names of models
+
+    @property
+    def output(self) -> str:
+        """Path in the output folder."""
+        return {
+            "train": f"models/{self.name}.safetensors",
+            "precompute": f"shards/{self.name}",
+            "evaluate": f"results/{self.name}.json",
+            "report": "report.html",
+        }[self.kind]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe; stages stand in an order in which they can run."""
+
+    name: str
+    data: DataSpec
+    stages: tuple[Stage, ...]
+
+    def stage(self, name: str) -> Stage:
+        """Look a stage up.
+
+        Raises
+        ------
+        UnknownNameError
+            There is none of that name; the message lists them.
+        """
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise UnknownNameError("stage", name, [stage.name for stage in self.stages])
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises
+    ------
+    InputError
+        A field is wrong, a stage reads one that does not exist, or stages read each other in a circle.
+    """
+    table = read_toml(path)
+    unknown = [key for key in table if key not in ("name", "data", "defaults", *KINDS)]
+    if unknown:
+        raise UnknownNameError(f"table in {path}", unknown[0], ("name", "data", "defaults", *KINDS))
+    data = checked(DataSpec, _table(table, "data", path), where=f"{path}: data")
+    defaults = _table(table, "defaults", path)
+    for key in defaults:
+        if key not in KINDS[:3]:
+            raise UnknownNameError(f"table in {path}: defaults", key, KINDS[:3])
+    recipe_name = table.get("name", path.stem)
+    if not isinstance(recipe_name, str) or not recipe_name.strip() or "/" in recipe_name:
+        raise InputError(f"{path}: name: expected the name of a folder, got {recipe_name!r}")
+    kinds: dict[str, Kind] = {}
+    for kind in KINDS[:3]:
+        for name in _table(table, kind, path):
+            _check_name(name, where=f"{path}: {kind}")
+            if name in kinds:
+                raise InputError(f"{path}: expected each stage to have a name of its own, got {name!r} twice")
+            kinds[name] = kind
+    stages = []
+    for name, kind in kinds.items():
+        fields = {**_table(defaults, kind, path), **_table(_table(table, kind, path), name, path)}
+        stages.append(_stage(name, kind, fields, kinds, where=f"{path}: {kind}.{name}"))
+    if "report" in table:
+        options = _table(table, "report", path)
+        for key in options:
+            if key != "title":
+                raise UnknownNameError(f"key in {path}: report", key, ["title"])
+        inputs = tuple(kinds)
+        stages.append(Stage("report", "report", None, inputs, {"title": str(options.get("title", path.stem))}))
+    return Recipe(recipe_name, data, _ordered(stages, path))
+
+
+def selected(recipe: Recipe, until: str | None) -> tuple[Stage, ...]:
+    """The stage ``until`` and all that it needs, in order; every stage where it is None."""
+    if until is None:
+        return recipe.stages
+    needed, todo = set(), [recipe.stage(until)]
+    while todo:
+        stage = todo.pop()
+        needed.add(stage.name)
+        todo += [recipe.stage(name) for name in stage.inputs if name not in needed]
+    return tuple(stage for stage in recipe.stages if stage.name in needed)
+
+
+def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Kind], *, where: str) -> Stage:
+    """Check one stage's fields, and find the stages that it reads."""
+    options: dict[str, Any] = {}
+    if kind == "precompute":
+        fields["models"] = _names(fields.get("models", {}), where=f"{where}: models")
+        spec: Spec = checked(PrecomputeSpec, fields, where=where)
+        inputs = _model_stages(fields["models"].values(), kinds, where=where)
+    elif kind == "train":
+        spec = train_spec = checked(TrainSpec, fields, where=where)
+        inputs = list(dict.fromkeys(train_spec.shards))
+        if train_spec.architecture not in ARCHITECTURES:
+            raise UnknownNameError(f"architecture in {where}", train_spec.architecture, ARCHITECTURES)
+        for shard in inputs:
+            if kinds.get(shard) != "precompute":
+                stages = [other for other, k in kinds.items() if k == "precompute"]
+                raise UnknownNameError(f"precompute stage in {where}", shard, stages)
+    else:
+        for role in ("targets", "sources"):
+            options[role] = _names(fields.pop(role, {}), where=f"{where}: {role}")
+        if not options["targets"]:
+            raise InputError(f"{where}: targets: expected at least one train stage or reference, got none")
+        spec = evaluate_spec = checked(EvaluateSpec, fields, where=where)
+        suite_named(evaluate_spec.suite).attacks(epsilon=evaluate_spec.epsilon)
+        named = (*options["targets"].values(), *options["sources"].values())
+        inputs = _model_stages(named, kinds, where=where)
+    return Stage(name, kind, spec, tuple(inputs), options)
+
+
+def _model_stages(references: Iterable[str], kinds: Mapping[str, Kind], *, where: str) -> list[str]:
+    """The train stages among model references; what is neither a stage nor looks like a reference is a mistake."""
+    inputs = []
+    for reference in dict.fromkeys(references):
+        if kinds.get(reference) == "train":
+            inputs.append(reference)
+        elif not (":" in reference or "/" in reference or reference.endswith(".safetensors")):
+            stages = [name for name, kind in kinds.items() if kind == "train"]
+            raise UnknownNameError(f"train stage in {where}", reference, stages)
+    return inputs
+
+
+def _check_name(name: str, *, where: str) -> None:
+    """A stage's name becomes that of files, beside state/recipe.json and state/report.json."""
+    fits = name and all(c.isalnum() or c in "._-*" for c in name) and name[0] != "."
+    if not fits or name in ("recipe", "report"):
+        raise InputError(
+            f"{where}: expected a name of letters, digits, '.', '_', '-' or '*' that is not 'recipe' or 'report', "
+            f"got {name!r}"
+        )
+
+
+def _names(value: Any, *, where: str) -> dict[str, str]:
+    """``["a", "b"]`` or ``{name = "ref"}`` → {name: stage or reference}."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return {item: item for item in value}
+    if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
+        return dict(value)
+    raise InputError(f'{where}: expected a list of stages or a table of NAME = "REF", got {value!r}')
+
+
+def _ordered(stages: list[Stage], path: Path) -> tuple[Stage, ...]:
+    """Stages after those that they read, otherwise as written."""
+    known, placed, rest = {stage.name for stage in stages}, list[Stage](), list(stages)
+    while rest:
+        names = {stage.name for stage in placed}
+        ready = [stage for stage in rest if all(name in names or name not in known for name in stage.inputs)]
+        if not ready:
+            raise InputError(f"{path}: stages read each other in a circle: {', '.join(s.name for s in rest)}")
+        placed.append(ready[0])
+        rest.remove(ready[0])
+    return tuple(placed)
+
+
+def _table(table: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+    value = table.get(key, {})
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a table [{key}], got {value!r}")
+    return dict(value)

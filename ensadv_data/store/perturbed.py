@@ -1,0 +1,69 @@
+"""Images with the perturbations of a store: what training and the report both do with gathered rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ensadv_data.codec import apply_deltas, apply_signs, random_bits
+from ensadv_data.errors import InputError
+from ensadv_data.store.layout import Entry
+from ensadv_data.store.reader import Store
+
+__all__ = ["perturb_images"]
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+
+
+def perturb_images(
+    store: Store,
+    entry: Entry,
+    images_BCHW: U8,
+    *,
+    rows: I64,
+    draws: I64,
+    epsilon: F32,
+    random_step: U8 | None = None,
+) -> F32:
+    """Apply stored draws of one entry to its images.
+
+    Parameters
+    ----------
+    images_BCHW
+        uint8 of shape (B, C, H, W).
+    rows, draws
+        int64 (B,): index of each image in the data set, and which draw of it.
+    epsilon
+        float32 (B,): L∞ radius of each image, pixels in [0, 1]. A delta keeps the radius it was made for. Where
+        it is below the α of an R+ entry, the random step is that much smaller.
+    random_step
+        Packed signs uint8 (B, ⌈D/8⌉) for the random step of an R+ entry; the stored one where None.
+
+    Returns
+    -------
+    float32 (B, C, H, W), values in [0, 1].
+
+    Raises
+    ------
+    InputError
+        A row or a draw is out of range.
+    ChunkError
+        A chunk of the store is missing, truncated or corrupted.
+    """
+    x = np.ascontiguousarray(images_BCHW).reshape(len(rows), -1)
+    planes = store.gather(entry, draws, rows)
+    if planes.delta is not None:
+        radius = np.full(len(rows), entry.epsilon, np.float32)
+        return apply_deltas(x, planes.delta, epsilon=radius).reshape(images_BCHW.shape)
+    if planes.direction is None:
+        raise InputError(f"{store.path}: {entry.key}: expected directions, got none; make the store again")
+    if entry.kind == "sign":
+        return apply_signs(x, planes.direction, planes.nonzero, epsilon=epsilon).reshape(images_BCHW.shape)
+    if random_step is None:
+        random_step = random_bits(entry.seed, draws, rows, d=x.shape[1])
+    alpha = np.minimum(np.float32(entry.alpha or 0), epsilon)
+    moved = apply_signs(x, random_step, epsilon=alpha)
+    apply_signs(moved, planes.direction, planes.nonzero, epsilon=epsilon - alpha, out=moved)
+    return moved.reshape(images_BCHW.shape)

@@ -84,15 +84,22 @@ def demo(out: Path, jobs: int | None) -> None:
 @click.option("--until", help="Only this stage and those that it needs.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Stages at once; one a core unless given.")
 @click.option("--data-dir", type=str, help="Folder with the data set's files.")
+@click.option("--set", "overrides", multiple=True, help="TABLE.KEY=VALUE instead of what the recipe says; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the stages and stop.")
 def run(
-    recipe: str, out: Path | None, until: str | None, jobs: int | None, data_dir: str | None, dry_run: bool
+    recipe: str,
+    out: Path | None,
+    until: str | None,
+    jobs: int | None,
+    data_dir: str | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
 ) -> None:
     """Run the chain that RECIPE describes: a TOML file, or the name of a recipe of the package.
 
     Stages whose inputs have not changed are skipped.
     """
-    loaded = read_recipe(_recipe_path(recipe))
+    loaded = read_recipe(_recipe_path(recipe), overrides=overrides)
     if data_dir is not None:
         loaded = Recipe(loaded.name, loaded.data.model_copy(update={"data_dir": data_dir}), loaded.stages)
     if dry_run:

@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -69,8 +70,11 @@ class Recipe:
         raise UnknownNameError("stage", name, [stage.name for stage in self.stages])
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe.
+
+    ``overrides`` are TABLE.KEY=VALUE with a TOML value, such as ``evaluate.table8-D.images=2000``; they replace
+    what the file says.
 
     Raises
     ------
@@ -78,6 +82,8 @@ def read_recipe(path: Path) -> Recipe:
         A field is wrong, a stage reads one that does not exist, or stages read each other in a circle.
     """
     table = read_toml(path)
+    for text in overrides:
+        _override(table, text)
     unknown = [key for key in table if key not in ("name", "data", "defaults", *KINDS)]
     if unknown:
         raise UnknownNameError(f"table in {path}", unknown[0], ("name", "data", "defaults", *KINDS))
@@ -120,6 +126,26 @@ def selected(recipe: Recipe, until: str | None) -> tuple[Stage, ...]:
         needed.add(stage.name)
         todo += [recipe.stage(name) for name in stage.inputs if name not in needed]
     return tuple(stage for stage in recipe.stages if stage.name in needed)
+
+
+def _override(table: dict[str, Any], text: str) -> None:
+    """Set one field of a recipe's tables."""
+    place, equals, value = text.partition("=")
+    *tables, key = place.strip().split(".")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = None
+    if not equals or not tables or not key or parsed is None or "\n" in value:
+        raise InputError(
+            f"expected TABLE.KEY=VALUE with a TOML value, such as evaluate.table8-D.images=2000 or "
+            f"train.plain.online='fgsm', got {text!r}"
+        )
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise InputError(f"expected {name} of {text!r} to be a table, got {table!r}")
+    table[key] = parsed
 
 
 def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Kind], *, where: str) -> Stage:

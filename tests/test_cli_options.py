@@ -64,6 +64,7 @@ REVIEWED = {
         "--until": None,
         "--jobs": None,
         "--data-dir": None,
+        "--set": MANY,
         "--dry-run": False,
     },
     "train": {

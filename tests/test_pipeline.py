@@ -20,7 +20,7 @@ from ensadv_data.errors import EnsadvError, InputError, ModelError, OutputError,
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.pipeline import run_recipe
 from ensadv_data.recipe import read_recipe, selected
-from ensadv_data.spec import DataSpec, EvaluateSpec
+from ensadv_data.spec import DataSpec, EvaluateSpec, TrainSpec
 
 TINY = """
 name = "tiny"
@@ -466,3 +466,24 @@ def test_evaluate_loads_a_model_once_and_names_it_as_asked(finished, monkeypatch
     assert got.n == 50
     assert list(got.targets[0].black_box) == ["y"]
     assert set(got.sources) == {"itself", "y"}
+
+
+# Overrides
+
+
+def test_an_override_replaces_what_the_recipe_says(tmp_path):
+    path = written(tmp_path, TINY)
+    plain = read_recipe(path)
+    stage = next(stage for stage in plain.stages if stage.kind == "train")
+    changed = read_recipe(path, overrides=[f"train.{stage.name}.epochs=9", f"train.{stage.name}.online = 'fgsm'"])
+    spec = changed.stage(stage.name).spec
+    assert isinstance(spec, TrainSpec)
+    assert (spec.epochs, spec.online and spec.online.name) == (9, "fgsm")
+    assert [s for s in changed.stages if s.name != stage.name] == [s for s in plain.stages if s.name != stage.name]
+
+
+@pytest.mark.parametrize("text", ["epochs=9", "train.a.epochs", "train.a.epochs=nine", "train..=1\n[x]", "name.x=1"])
+def test_an_override_that_is_none_is_refused(tmp_path, text):
+    with pytest.raises(InputError) as caught:
+        read_recipe(written(tmp_path, TINY), overrides=[text])
+    assert "\n" not in str(caught.value)

@@ -245,6 +245,8 @@ def evaluate(
     spec = checked(EvaluateSpec, {**_given(fields), "images": limit}, where="evaluate")
     where = checked(DataSpec, {"data": data, "data_dir": data_dir}, where="evaluate")
     result = evaluate_models(spec, where, targets=_named(targets), sources=_named(sources)).to_json()
+    if not sources:
+        click.echo("note: no --source, so nothing was transferred; gradients of its own can flatter a model", err=True)
     _print_result(result)  # first: it is not lost when the file cannot be written
     if out is not None:
         write_atomic(out, (json.dumps(result, indent=1) + "\n").encode())

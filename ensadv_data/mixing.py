@@ -7,6 +7,7 @@ number of ranks, workers and prefetch depth: each rank takes its slice of one gl
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,7 @@ __all__ = [
     "Schedule",
     "Source",
     "StepPlan",
+    "check_epsilon",
     "epoch_order",
     "plan_step",
     "static_sources",
@@ -167,6 +169,28 @@ def static_sources(paths: Sequence[Path | str], dataset: Dataset) -> tuple[Sourc
             label = name if len(paths) == 1 else f"{Path(path).name}/{name}"
             sources.append(Source(_unused(label, {ONLINE, *(source.name for source in sources)}), entries))
     return tuple(sources)
+
+
+def check_epsilon(sources: Sequence[Source], law: EpsilonSpec) -> None:
+    """Refuse stored perturbations that cannot serve the epsilon of a training.
+
+    Raises
+    ------
+    InputError
+        An R+ entry's α is not below ε, so that only its random step would be left; or a delta was made for
+        another ε. The message names the entry.
+    """
+    for store, entry in (pair for source in sources for pair in source.entries):
+        if entry.kind == "rsign" and (entry.alpha or 0) >= law.epsilon:
+            raise InputError(
+                f"{store.path}: {entry.key}: expected epsilon above the store's alpha = {entry.alpha:g}, got "
+                f"{law.epsilon:g}: no gradient step would be left; make a store with a smaller alpha"
+            )
+        if entry.kind == "delta" and (law.sigma is not None or not math.isclose(law.epsilon, entry.epsilon or 0)):
+            raise InputError(
+                f"{store.path}: {entry.key}: expected a fixed epsilon = {entry.epsilon:g}, for which the store was "
+                f"made, got {'a drawn one up to ' if law.sigma else ''}{law.epsilon:g}"
+            )
 
 
 def _unused(label: str, names: set[str]) -> str:

@@ -281,7 +281,12 @@ def _from_python(rest: str) -> nn.Module:
         raise ModelError(
             f"python:{rest}: {error}; is the module on the Python path? (add its folder to PYTHONPATH)"
         ) from None
-    module = factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except Exception as error:  # the user's own module: whatever it raises
+        raise ModelError(f"python:{rest}: importing {module_name} failed with {error!r}") from error
+    try:
+        module = factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except Exception as error:
+        raise ModelError(f"python:{rest}: the factory failed with {error!r}") from error
     if not isinstance(module, nn.Module):
         raise ModelError(
             f"python:{rest}: expected the factory to return a torch.nn.Module, got {type(module).__name__}"

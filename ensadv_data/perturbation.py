@@ -51,10 +51,11 @@ def equal_draws(spec: PrecomputeSpec, model: Model) -> Iterator[str]:
     """Remarks on draws that cannot differ, and so cost their bits for nothing."""
     modules = model.module.modules()
     drops = any(isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0 for module in modules)
-    if spec.draws == 1 or (spec.mode == "train" and drops):
+    if spec.draws == 1:
         return
     for attack in spec.attacks:
-        if attack.kind != "rsign" and attack.name != "pgd":
+        has_dropout = attack.kind == "sign" and spec.mode == "train" and drops  # iterative attacks never use it
+        if attack.kind != "rsign" and attack.name != "pgd" and not has_dropout:
             yield (
                 f"{model.name}/{attack.name}: all {spec.draws} draws are equal, since nothing in this source is "
                 "random; use --draws 1, an R+ attack, or --mode train with a source that has dropout"

@@ -103,7 +103,10 @@ def run_recipe(
                     running[pool.submit(_run_in_child, plan, stage)] = stage
                     waiting.remove(stage)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    running.pop(future)
+                    stage = running.pop(future)
+                    if (error := future.exception()) is not None and running:
+                        names = ", ".join(s.name for s in running.values())
+                        say(f"{stage.kind:<10} {stage.name:<16} failed: {error}; finishing first: {names}")
                     finished(future.result())
                     advance(1)
         except KeyboardInterrupt:
@@ -212,14 +215,25 @@ def _run_stage(plan: _Plan, stage: Stage) -> StageRun:
     digest, state, output = plan.digest(stage), plan.state(stage), plan.fingerprint(stage)
     if output is not None and state.get("digest") == digest and state.get("output") == output:
         return StageRun(stage, skipped=True, seconds=float(state.get("seconds", 0)))
+    path = plan.path(stage)
     if output is not None and state.get("output") == output and state.get("digest") != digest:
-        path = plan.path(stage)  # ours, and made from other inputs
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()  # ours, and made from other inputs
+    if state.get("started", digest) != digest:
+        _remove_unfinished(path)
+    if output is None or not path.exists():
+        write_atomic(plan.state_path(stage), (json.dumps({"started": digest}) + "\n").encode())
     _WORK[stage.kind](plan, stage)
     seconds = time.perf_counter() - began
     record = {"digest": digest, "output": plan.fingerprint(stage), "seconds": round(seconds, 3)}
     write_atomic(plan.state_path(stage), (json.dumps(record, sort_keys=True) + "\n").encode())
     return StageRun(stage, skipped=False, seconds=seconds)
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Delete what a stage that was stopped, and then changed, has left; a finished output is not touched."""
+    path.with_suffix(".checkpoint").unlink(missing_ok=True)
+    if path.is_dir() and not (path / "manifest.json").exists():
+        shutil.rmtree(path)
 
 
 def _train(plan: _Plan, stage: Stage) -> None:

@@ -304,8 +304,13 @@ def _dataset(spec: DataSpec) -> Dataset:
 def _model(reference: str, name: str, device: str, digest: str) -> Model:
     model = load_model(reference, name=name, device=device)
     if model.digest != digest:
+        remedy = (
+            "does the factory return the same weights at each call? (seed it, or let it load them)"
+            if reference.startswith("python:")
+            else f"does {reference} hold the same file on every machine?"
+        )
         raise IntegrityError(
-            f"source {name}: expected weights with digest {digest[:12]}…, this worker loaded {model.digest[:12]}…; "
-            f"does {reference} hold the same file on every machine?"
+            f"source {name}: expected weights with digest {digest[:12]}…, this worker loaded "
+            f"{model.digest[:12]}…; {remedy}"
         )
     return model

@@ -287,16 +287,27 @@ class TrainSpec(Spec):
         """λ: 1 for pairs (½ + ½), 0.3 where half of the batch is replaced (Kurakin et al. 2017)."""
         return (1.0 if self.batches == "pair" else 0.3) if self.adversarial_weight is None else self.adversarial_weight
 
+    @property
+    def online_attack(self) -> AttackSpec | None:
+        """The online attack at this training's epsilon, on which its default steps depend."""
+        return self.online and self.online.model_copy(update={"epsilon": self.epsilon.epsilon})
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.batches == "replace" and self.batch_size % 2:
             raise QuantityError(f"batch_size: expected an even number with batches = replace, got {self.batch_size}")
         if self.online and self.epsilon.sigma is not None and self.online.kind != "sign":
             raise QuantityError(f"online: expected fgsm or step-ll where epsilon is drawn, got {self.online.name}")
-        if self.online and self.online.kind == "rsign" and self.online.random_step >= self.epsilon.epsilon:
+        if self.online and self.online.epsilon not in (AttackSpec(name="fgsm").epsilon, self.epsilon.epsilon):
+            raise QuantityError(
+                f"online: expected no epsilon in the attack, got {self.online.epsilon:g}; the field epsilon is that of "
+                "every source: give it there"
+            )
+        attack = self.online_attack
+        if attack and attack.kind == "rsign" and attack.random_step >= self.epsilon.epsilon:
             raise QuantityError(
                 f"online: alpha: expected a random step smaller than epsilon = {self.epsilon.epsilon:g}, "
-                f"got {self.online.random_step:g}"
+                f"got {attack.random_step:g}"
             )
         return self
 

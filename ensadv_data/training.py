@@ -35,7 +35,16 @@ from ensadv_data.interrupts import deferred_interrupt
 from ensadv_data.journal import Journal
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.manifest import read_manifest
-from ensadv_data.mixing import ONLINE, Batches, Schedule, Source, StepPlan, plan_step, static_sources
+from ensadv_data.mixing import (
+    ONLINE,
+    Batches,
+    Schedule,
+    Source,
+    StepPlan,
+    check_epsilon,
+    plan_step,
+    static_sources,
+)
 from ensadv_data.models import build_model, read_metadata, save_model
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import TrainSpec
@@ -92,6 +101,8 @@ def train(
         Ctrl-C; a checkpoint is kept, and the same command resumes.
     """
     began = time.perf_counter()
+    if out.suffix != ".safetensors":  # the log and the checkpoint have other endings, and must never be the model
+        raise OutputError(f"expected a file name that ends in .safetensors for the weights, got {out}")
     run = TrainingRun(spec, dataset, out)
     total = spec.epochs * run.schedule.steps
     if (digest := _digest_of_finished(out, run.record)) is not None:
@@ -140,8 +151,14 @@ class TrainingRun:
         self.spec, self.device = spec, torch.device(spec.device)
         self.checkpoint_path = out.with_suffix(".checkpoint")
         self.place = current_place()
+        if self.place.world_size > 1:
+            raise InputError(
+                f"expected one process, got a group of {self.place.world_size}; gradients are not shared among "
+                "processes yet: start train without torchrun"
+            )
         online = (Source(ONLINE),) if spec.online else ()
         static = static_sources(spec.shards, dataset)
+        check_epsilon(static, spec.epsilon)
         self.schedule = Schedule(
             seed=spec.seed,
             n=len(dataset),
@@ -256,7 +273,7 @@ class TrainingRun:
         first = len(x) - count
         if plan.source is not None and not self.schedule.sources[plan.source].is_online:
             return torch.from_numpy(self.batches.perturb(images[first:], plan, epoch=epoch)).to(self.device)
-        attack = self.spec.online
+        attack = self.spec.online_attack
         if attack is None:
             raise InputError("expected an online attack for an online step, got none")
         x = x[first:]

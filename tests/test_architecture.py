@@ -63,10 +63,11 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "zarr": ("store",),
 }
 
-LINES, LONGEST = 350, 400
+LINES, LONGEST = 350, 420
 LONGER = {
     "cli": "one function a command, each mostly its options",
     "data.dataset": "the protocol of a data set, with its documentation, beside the one implementation",
+    "pipeline": "one small scheduler: stages, their state and their processes",
     "spec": "every field of every command, in one place",
 }
 

@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,8 +20,19 @@ from ensadv_data.data import ArrayDataset
 from ensadv_data.dist import Place
 from ensadv_data.errors import AlignmentError, ChunkError, InputError, QuantityError
 from ensadv_data.keys import derive_key
-from ensadv_data.mixing import ONLINE, Batches, Schedule, Source, StepPlan, epoch_order, plan_step, static_sources
+from ensadv_data.mixing import (
+    ONLINE,
+    Batches,
+    Schedule,
+    Source,
+    StepPlan,
+    check_epsilon,
+    epoch_order,
+    plan_step,
+    static_sources,
+)
 from ensadv_data.spec import EpsilonSpec
+from ensadv_data.store import Entry
 from laws import is_bit_equal, is_pure
 from test_store import make_images, make_store
 
@@ -347,3 +359,24 @@ def test_a_chunk_that_is_lost_while_training_is_named(tmp_path, data):
     (tmp_path / "s/m/fgsm/direction/c/0/6/0").unlink()
     with pytest.raises(ChunkError, match="c/0/6/0: the chunk is missing"):
         batches.perturb(images, plan, epoch=0)
+
+
+def test_an_epsilon_that_leaves_no_gradient_step_is_refused():
+    """At epsilon ≤ alpha an R+ direction would be pure noise, and a delta serves its own epsilon only."""
+
+    def source(**about: object) -> Source:
+        fields = {"epsilon": None, "alpha": None, "seed": 0, "source_digest": "", "architecture": "", "loss": "margin"}
+        entry = Entry(source="m", attack="a", **{**fields, **about})
+        return Source("m", ((SimpleNamespace(path="store"), entry),))
+
+    moved, delta = source(kind="rsign", alpha=0.1), source(kind="delta", epsilon=0.3)
+    check_epsilon([source(kind="sign"), moved, delta], EpsilonSpec(epsilon=0.3))
+    check_epsilon([moved], EpsilonSpec(epsilon=0.3, sigma=0.1))
+    for wrong, law in (
+        (moved, EpsilonSpec(epsilon=0.1)),
+        (moved, EpsilonSpec(epsilon=0.05, sigma=0.1)),
+        (delta, EpsilonSpec(epsilon=0.1)),
+        (delta, EpsilonSpec(epsilon=0.3, sigma=0.1)),
+    ):
+        with pytest.raises(InputError, match="store: m/a: expected"):
+            check_epsilon([wrong], law)

@@ -487,3 +487,19 @@ def test_an_override_that_is_none_is_refused(tmp_path, text):
     with pytest.raises(InputError) as caught:
         read_recipe(written(tmp_path, TINY), overrides=[text])
     assert "\n" not in str(caught.value)
+
+
+def test_a_stage_that_was_stopped_and_then_changed_starts_anew(tmp_path):
+    """Its checkpoint and its unfinished store are of another plan: nobody should have to find and delete them."""
+    out = tmp_path / "out"
+    state = out / "state"
+    state.mkdir(parents=True)
+    (state / "recipe.json").write_text('{"recipe": "tiny"}\n', encoding="utf-8")
+    for name in ("static", "shards"):
+        (state / f"{name}.json").write_text('{"started": "another plan"}', encoding="utf-8")
+    (out / "models").mkdir()
+    (out / "models" / "static.checkpoint").write_bytes(b"of another plan")
+    (out / "shards" / "shards").mkdir(parents=True)
+    (out / "shards" / "shards" / "zarr.json").write_text("{}", encoding="utf-8")
+    runs = run_recipe(read_recipe(written(tmp_path, TINY)), out, jobs=1, until="shards")
+    assert [(run.stage.name, run.skipped) for run in runs] == [("static", False), ("shards", False)]

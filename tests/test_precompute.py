@@ -101,7 +101,12 @@ def test_any_number_of_workers_makes_the_same_objects(tmp_path, monkeypatch, sou
 
 def test_a_running_cluster_makes_the_same_objects(tmp_path, source, reference):
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
+        n_workers=1,
+        threads_per_worker=2,
+        processes=False,
+        protocol="tcp",
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
     ) as cluster:
         outcome = precompute_store(spec_of(source), DATA, tmp_path / "s", scheduler=cluster.scheduler_address)
     assert outcome.digest == reference.digest
@@ -111,7 +116,12 @@ def test_a_running_cluster_makes_the_same_objects(tmp_path, source, reference):
 def test_an_error_on_a_worker_of_a_cluster_arrives_as_it_is(tmp_path, sick):
     with (
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
+            n_workers=1,
+            threads_per_worker=1,
+            processes=False,
+            protocol="tcp",
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
         ) as cluster,
         pytest.raises(ModelError, match="source m, example 23: expected finite logits"),
     ):

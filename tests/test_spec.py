@@ -230,7 +230,7 @@ def test_training_reads_attacks_and_epsilon_as_text_and_as_specs():
         ({"batches": "replace", "batch_size": 63}, QuantityError, "expected an even number with batches = replace"),
         ({"online": "fgms"}, UnknownNameError, "unknown attack 'fgms'"),
         ({"online": 3}, InputError, "train: online: "),
-        ({"online": "r-fgsm", "epsilon": 0.05}, QuantityError, "smaller than epsilon = 0.05, got 0.05"),
+        ({"online": "r-fgsm:alpha=0.05", "epsilon": 0.05}, QuantityError, "smaller than epsilon = 0.05, got 0.05"),
         ({"online": "pgd", "epsilon": "normal:0.1,0.2"}, QuantityError, "where epsilon is drawn, got pgd"),
         ({"epsilon": 2}, QuantityError, "write 2/255"),
         ({"epsilon": True}, QuantityError, "got True"),

@@ -19,7 +19,8 @@ from torch.nn.functional import cross_entropy
 
 from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.data import ArrayDataset, open_dataset
-from ensadv_data.errors import AlignmentError, InputError, Interrupted, OutputError
+from ensadv_data.dist import Place
+from ensadv_data.errors import AlignmentError, InputError, Interrupted, OutputError, QuantityError
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.manifest import read_manifest
 from ensadv_data.mixing import Batches, Schedule, plan_step, static_sources
@@ -397,3 +398,27 @@ def test_a_file_that_is_no_log_is_not_overwritten(tmp_path, data, content):
     with pytest.raises(OutputError, match="something else than a log"):
         train(TrainSpec(architecture="D", epochs=1, batch_size=32, threads=1), data, tmp_path / "m.safetensors")
     assert (tmp_path / "m.jsonl").read_text(encoding="utf-8") == content
+
+
+@pytest.mark.parametrize("name", ["m.checkpoint", "m.jsonl", "eps0.1"])
+def test_weights_have_an_ending_of_their_own(tmp_path, data, name):
+    with pytest.raises(OutputError, match=r"ends in \.safetensors"):
+        train(TrainSpec(architecture="D", epochs=1, batch_size=32), data, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_group_of_processes_is_refused(tmp_path, data, monkeypatch):
+    monkeypatch.setattr("ensadv_data.training.current_place", lambda: Place(0, 2))
+    with pytest.raises(InputError, match="without torchrun"):
+        train(TrainSpec(architecture="D", epochs=1, batch_size=32), data, tmp_path / "m.safetensors")
+
+
+def test_the_online_attack_takes_the_epsilon_of_the_training():
+    attack = TrainSpec(architecture="D", online="i-fgsm", epsilon=0.1).online_attack
+    assert attack is not None
+    assert attack.iterations == (10, 0.01)
+    attack = TrainSpec(architecture="D", online="r-fgsm", epsilon=0.04).online_attack
+    assert attack is not None
+    assert attack.random_step == 0.02
+    with pytest.raises(QuantityError, match="no epsilon in the attack"):
+        TrainSpec(architecture="D", online="fgsm:epsilon=0.1")

@@ -113,3 +113,10 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple((key, _frozen(part)) for key, part in value.items())
     return value
+
+
+# The command line in a process of its own. Ctrl-C works in it even where the tests were started in the background of
+# a shell, which makes a process and all its children deaf to it.
+MAIN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from ensadv_data.cli import main; main()"
+)

@@ -25,6 +25,7 @@ from ensadv_data.cli import main
 from ensadv_data.data import ArrayDataset, dataset, open_dataset
 from ensadv_data.models import build_model, read_metadata, save_model
 from ensadv_data.spec import DataSpec, PrecomputeSpec
+from laws import MAIN
 
 LIMIT = ("--limit", "100")
 
@@ -541,7 +542,7 @@ def test_message_of_several_lines_is_told_in_one(refused, monkeypatch):
 
 
 def started(*words: str | Path, **options) -> subprocess.Popen:
-    code = "from ensadv_data.cli import main; main()"
+    code = MAIN
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, words)],
         stdout=subprocess.PIPE,

@@ -21,6 +21,7 @@ from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.pipeline import run_recipe
 from ensadv_data.recipe import read_recipe, selected
 from ensadv_data.spec import DataSpec, EvaluateSpec, TrainSpec
+from laws import MAIN
 
 TINY = """
 name = "tiny"
@@ -422,7 +423,7 @@ attacks = ["pgd:steps=80"]
 
 def test_killed_run_leaves_no_process_and_is_resumed(tmp_path):
     path, out = written(tmp_path, KILLED), tmp_path / "out"
-    code = "from ensadv_data.cli import main; main()"
+    code = MAIN
     command = [sys.executable, "-c", code, "run", str(path), "--out", str(out), "--jobs", "2"]
     run = subprocess.Popen(command, env={**os.environ, "ENSADV_QUIET": "1"}, stdout=subprocess.DEVNULL)
     try:

@@ -17,10 +17,10 @@ from ensadv_data.manifest import Manifest, read_manifest
 from ensadv_data.models import build_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
+from laws import MAIN
 
 ATTACKS = ("r-fgsm", "i-fgsm:steps=8")
 LIMIT, DRAWS, BLOCKS = 600, 4, 16
-MAIN = "from ensadv_data.cli import main; main()"
 
 
 @pytest.fixture(scope="module")

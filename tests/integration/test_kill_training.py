@@ -20,10 +20,10 @@ from ensadv_data.models import build_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.training import train
+from laws import MAIN
 
 LIMIT, BATCH, EPOCHS = 1200, 32, 3
 STEPS = LIMIT // BATCH
-MAIN = "from ensadv_data.cli import main; main()"
 
 
 @pytest.fixture(scope="module")

@@ -278,7 +278,10 @@ EVALUATE = ("evaluate", *LIMIT, "--target", "a.safetensors")
         ((*PRECOMPUTE, "fgms", "--model", "a=a.safetensors"), "unknown attack 'fgms'; known: fgsm, step-ll, r-fgsm"),
         ((*TRAIN, "--online", "fgms"), "unknown attack 'fgms'; known: fgsm"),
         ((*TRAIN, "--online", "r-fgsm:beta=1"), "known: alpha, epsilon, loss, step_size, steps"),
-        (("train", "--architecture", "E", *LIMIT, "--out", "x"), "unknown architecture 'E'; known: A, B, B*, C, D"),
+        (
+            ("train", "--architecture", "E", *LIMIT, "--out", "x.safetensors"),
+            "unknown architecture 'E'; known: A, B, B*, C, D",
+        ),
         ((*TRAIN, "--data", "minst"), "unknown data set 'minst'; known: mnist-mini, mnist, fashion-mnist"),
         ((*EVALUATE, "--suite", "papers"), "unknown suite 'papers'; known: single-step, paper"),
         (("run", "mnist-dmeo"), "unknown recipe 'mnist-dmeo'; known: mnist-demo, mnist-table8"),
@@ -386,9 +389,10 @@ def test_folder_that_cannot_be_written_costs_no_result(command, made, tmp_path, 
     words = ("evaluate", "--target", made / "a.safetensors", *LIMIT, "--suite", "single-step")
     ended = command(*words, "--out", tmp_path / "x.json")
     assert ended.code == 3
-    assert ended.err.startswith(f"error: cannot write {tmp_path / 'x.json'}: ")
-    assert os.strerror(trouble) in ended.err
-    assert ended.err.count("\n") == 1
+    note, error = ended.err.splitlines()
+    assert note.startswith("note: no --source")
+    assert error.startswith(f"error: cannot write {tmp_path / 'x.json'}: ")
+    assert os.strerror(trouble) in error
     assert "mnist-mini/test, 100 images" in ended.out
 
 

@@ -16,17 +16,17 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ensadv_data.data import DATASETS, open_dataset
+from ensadv_data.data import DATASETS, open_data
 from ensadv_data.data.fetch import fetch as fetch_data
 from ensadv_data.dist import check_device
 from ensadv_data.errors import EnsadvError, InputError, UnknownNameError
+from ensadv_data.evaluation.run import evaluate as evaluate_models
 from ensadv_data.evaluation.suites import SUITES
 from ensadv_data.evaluation.summary import summary_rows
 from ensadv_data.files import write_atomic
 from ensadv_data.inspection import describe_model, describe_store, is_store
 from ensadv_data.models import ARCHITECTURES
 from ensadv_data.pipeline import StageRun, run_recipe
-from ensadv_data.pipeline import evaluate as evaluate_models
 from ensadv_data.precompute import precompute_store
 from ensadv_data.recipe import Recipe, read_recipe, selected
 from ensadv_data.report import write_report
@@ -162,7 +162,7 @@ def train(
     """Train a model: plain, adversarially (--online), or on an ensemble (--online and --shards)."""
     spec = checked(TrainSpec, _given(fields), where="train")
     where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="train")
-    dataset = open_dataset(where.data, "train", data_dir=Path(data_dir) if data_dir else None, limit=where.limit)
+    dataset = open_data(where, "train")
     made = train_model(
         spec, dataset, out, checkpoint_every=checkpoint_every, log_every=log_every, tensorboard=tensorboard
     )
@@ -311,7 +311,8 @@ def report(
     out: Path,
 ) -> None:
     """Write one HTML file, readable offline, from results, logs and stores."""
-    images = open_dataset(data, "train", data_dir=Path(data_dir) if data_dir else None, limit=limit) if stores else None
+    where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="report")
+    images = open_data(where, "train") if stores else None
     path = write_report(out, title=title, results=results, logs=logs, stores=stores, data=images)
     click.echo(f"report: {path}")
 

@@ -24,7 +24,7 @@ from ensadv_data.models import Model
 from ensadv_data.spec import AttackSpec, PrecomputeSpec
 from ensadv_data.store import Entry, Planes
 
-__all__ = ["check_model", "entries_of", "equal_draws", "perturb_block"]
+__all__ = ["entries_of", "equal_draws", "perturb_block"]
 
 _FILL_STREAM = 2  # of the coin that replaces zeros; 0 is the random step of the R+ attacks
 
@@ -60,26 +60,6 @@ def equal_draws(spec: PrecomputeSpec, model: Model) -> Iterator[str]:
                 f"{model.name}/{attack.name}: all {spec.draws} draws are equal, since nothing in this source is "
                 "random; use --draws 1, an R+ attack, or --mode train with a source that has dropout"
             )
-
-
-def check_model(model: Model, images_NCHW: npt.NDArray[np.uint8], *, classes: int, device: str) -> None:
-    """Refuse a model whose output is not (N, K), before any block is started.
-
-    Raises
-    ------
-    ModelError
-        The message names the source, and what was expected.
-    """
-    x = torch.from_numpy(images_NCHW).to(device).float() / 255
-    try:
-        logits = logits_of(model.module, x)
-    except (RuntimeError, ValueError) as error:
-        shape = images_NCHW.shape[1:]
-        raise ModelError(f"source {model.name}: the model cannot read images of shape {shape}: {error}") from None
-    except ModelError as error:
-        raise ModelError(f"source {model.name}: {error}") from None
-    if logits.shape[1] != classes:
-        raise ModelError(f"source {model.name}: expected {classes} logits an image, got {logits.shape[1]}")
 
 
 def perturb_block(

@@ -16,25 +16,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ensadv_data.data import Dataset, open_dataset
+from ensadv_data.data import open_data
 from ensadv_data.dist import available_cores, check_device
 from ensadv_data.errors import EnsadvError, Interrupted, OutputError
-from ensadv_data.evaluation.suites import suite_named
-from ensadv_data.evaluation.transfer import Transfer, measure_transfer
+from ensadv_data.evaluation.run import evaluate
 from ensadv_data.files import sha256_of_file, write_atomic
-from ensadv_data.models import Model, load_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.progress import progress_bar, silence_bars
 from ensadv_data.recipe import KINDS, Kind, Recipe, Stage, selected
 from ensadv_data.report import write_report
-from ensadv_data.spec import DataSpec, EvaluateSpec, PrecomputeSpec, TrainSpec
+from ensadv_data.spec import EvaluateSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.training import train
 
-__all__ = ["StageRun", "evaluate", "run_recipe"]
+__all__ = ["StageRun", "run_recipe"]
 
 
 @dataclass(frozen=True)
@@ -125,39 +123,6 @@ def run_recipe(
     return done
 
 
-def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], sources: Mapping[str, str]) -> Transfer:
-    """Measure targets under a suite, on the test images; names map to model references.
-
-    Raises
-    ------
-    InputError
-        A model, suite or data set is wrong.
-    """
-    suite = suite_named(spec.suite)
-    white_box, black_box = suite.attacks(epsilon=spec.epsilon)
-    dataset = _opened(data.model_copy(update={"limit": spec.images}), "test")
-    loaded = {
-        reference: load_model(reference, device=spec.device)
-        for reference in dict.fromkeys((*targets.values(), *sources.values()))
-    }
-    models = [[_renamed(loaded[ref], name) for name, ref in role.items()] for role in (targets, sources)]
-    work = (len(targets) * len(white_box) + len(sources) * len(black_box)) * len(dataset)
-    with progress_bar("evaluate", total=work, unit="attacks") as advance:
-        return measure_transfer(
-            models[0],
-            models[1],
-            dataset,
-            white_box=white_box,
-            black_box=black_box,
-            epsilon=spec.epsilon,
-            suite=spec.suite,
-            seed=spec.seed,
-            batch_size=spec.batch_size,
-            device=spec.device,
-            advance=advance,
-        )
-
-
 @dataclass(frozen=True)
 class _Plan:
     """What a stage's process needs to know of the run."""
@@ -181,7 +146,7 @@ class _Plan:
 
     def digest(self, stage: Stage) -> str:
         """Of everything that the stage's output depends on."""
-        data = _opened(self.recipe.data, "train")
+        data = open_data(self.recipe.data, "train")
         about = {
             "kind": stage.kind,
             "spec": stage.spec and json.loads(stage.spec.model_dump_json()),
@@ -244,7 +209,7 @@ def _train(plan: _Plan, stage: Stage) -> None:
     threads = spec.threads or (1 if spec.device == "cpu" else None)
     train(
         spec.model_copy(update={"shards": shards, "threads": threads}),
-        _opened(plan.recipe.data, "train"),
+        open_data(plan.recipe.data, "train"),
         plan.path(stage),
     )
 
@@ -278,7 +243,7 @@ def _report(plan: _Plan, stage: Stage) -> None:
         results=paths["evaluate"],
         logs=[path.with_suffix(".jsonl") for path in paths["train"]],
         stores=paths["precompute"],
-        data=_opened(plan.recipe.data, "train"),
+        data=open_data(plan.recipe.data, "train"),
         stages={s.name: float(plan.state(s).get("seconds", 0)) for s in made},
     )
 
@@ -321,15 +286,6 @@ def _claim(out: Path, recipe: Recipe) -> None:
         )
     else:
         write_atomic(marker, text)
-
-
-def _opened(data: DataSpec, split: str) -> Dataset:
-    data_dir = None if data.data_dir is None else Path(data.data_dir)
-    return open_dataset(data.data, split, data_dir=data_dir, limit=data.limit)
-
-
-def _renamed(model: Model, name: str) -> Model:
-    return replace(model, name=name)
 
 
 def _start_child(parent: int) -> None:

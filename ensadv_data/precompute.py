@@ -25,12 +25,12 @@ import distributed
 import numpy as np
 import torch
 
-from ensadv_data.data import Dataset, digest_examples, open_dataset
+from ensadv_data.data import Dataset, digest_examples, open_data
 from ensadv_data.dist import available_cores, check_device, intra_op_threads
 from ensadv_data.errors import EnsadvError, InputError, IntegrityError, Interrupted, ModelError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
-from ensadv_data.models import Model, load_model
-from ensadv_data.perturbation import check_model, entries_of, equal_draws, perturb_block
+from ensadv_data.models import Model, check_model, load_model
+from ensadv_data.perturbation import entries_of, equal_draws, perturb_block
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import Entry, Header, Planes, StoreWriter
@@ -204,12 +204,15 @@ def _client(workers: int, scheduler: str | None) -> Iterator[distributed.Client]
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
-        client.register_plugin(_DeafToCtrlC())
+        client.register_plugin(_OurWorker())
         yield client
 
 
-class _DeafToCtrlC(distributed.WorkerPlugin):
-    """A terminal sends Ctrl-C to workers too; the process that started them ends them, without their traces."""
+class _OurWorker(distributed.WorkerPlugin):
+    """For workers that were started here.
+
+    A terminal sends Ctrl-C to workers too; the process that started them ends them, without their traces.
+    """
 
     def setup(self, worker: distributed.Worker) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -296,8 +299,7 @@ def _absolute(spec: PrecomputeSpec) -> PrecomputeSpec:
 
 @lru_cache(maxsize=2)
 def _dataset(spec: DataSpec) -> Dataset:
-    data_dir = None if spec.data_dir is None else Path(spec.data_dir)
-    return open_dataset(spec.data, "train", data_dir=data_dir, limit=spec.limit)
+    return open_data(spec, "train")
 
 
 @lru_cache(maxsize=16)

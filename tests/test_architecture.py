@@ -66,8 +66,6 @@ HOMES: Mapping[str, tuple[str, ...]] = {
 LINES, LONGEST = 350, 420
 LONGER = {
     "cli": "one function a command, each mostly its options",
-    "data.dataset": "the protocol of a data set, with its documentation, beside the one implementation",
-    "pipeline": "one small scheduler: stages, their state and their processes",
     "spec": "every field of every command, in one place",
 }
 

@@ -29,8 +29,8 @@ from ensadv_data.data import (
     digest_of,
     idx,
     open_dataset,
+    opening,
 )
-from ensadv_data.data import dataset as datasets
 from ensadv_data.data import fetch as fetching
 from ensadv_data.errors import (
     DataError,
@@ -103,8 +103,8 @@ def small(contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path:
     """``mnist`` and ``fashion-mnist`` are small data sets here, and nothing outside tmp_path is looked at."""
     monkeypatch.setitem(idx.SOURCES, "mnist", make_source("mnist", contents))
     monkeypatch.setitem(idx.SOURCES, "fashion-mnist", make_source("fashion-mnist", make_contents(2)))
-    monkeypatch.setattr(datasets, "SYSTEM_HOMES", (tmp_path / "usr", tmp_path / "usr-local"))
-    monkeypatch.setattr(datasets, "cache_home", lambda: tmp_path / "cache")
+    monkeypatch.setattr(opening, "SYSTEM_HOMES", (tmp_path / "usr", tmp_path / "usr-local"))
+    monkeypatch.setattr(opening, "cache_home", lambda: tmp_path / "cache")
     monkeypatch.setattr(fetching, "cache_home", lambda: tmp_path / "cache")
     for variable in ("ENSADV_DATA_HOME", "ENSADV_MIRRORS"):
         monkeypatch.delenv(variable, raising=False)
@@ -121,6 +121,7 @@ def test_public_face() -> None:
         "Dataset",
         "digest_examples",
         "digest_of",
+        "open_data",
         "open_dataset",
     ]
     assert DATASETS == ("mnist-mini", "mnist", "fashion-mnist") == tuple(idx.SOURCES)
@@ -547,7 +548,7 @@ def test_mini_damaged_on_disk(how: str, tmp_path: Path, monkeypatch: pytest.Monk
         shutil.copy(path.with_name("train-labels-idx1-ubyte.gz"), path)
     else:
         path.write_bytes(path.read_bytes()[:-20])
-    monkeypatch.setattr(datasets.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(opening.resources, "files", lambda package: tmp_path)
     with pytest.raises(DataError) as error:
         open_dataset("mnist-mini", "test")
     message = one_line(error)

@@ -12,8 +12,8 @@ from ensadv_data.attacks.gradient import input_gradient, logits_of
 from ensadv_data.codec import apply_deltas, random_bits, unpack_signs
 from ensadv_data.errors import ModelError
 from ensadv_data.keys import derive_key
-from ensadv_data.models import Model, weights_digest
-from ensadv_data.perturbation import check_model, entries_of, equal_draws, perturb_block
+from ensadv_data.models import Model, check_model, weights_digest
+from ensadv_data.perturbation import entries_of, equal_draws, perturb_block
 from ensadv_data.spec import AttackSpec, PrecomputeSpec
 from ensadv_data.store import Planes
 
@@ -260,7 +260,7 @@ class Answers(nn.Module):
 def test_a_model_whose_output_is_not_one_row_an_image_is_refused(what):
     answer, words = SHAPES[what]
     model = Model("m", Answers(answer), "by hand", "none", "0" * 64)
-    with pytest.raises(ModelError, match="source m: ") as caught:
+    with pytest.raises(ModelError, match=r"^m: ") as caught:
         check_model(model, make_images(2), classes=K, device="cpu")
     assert words in str(caught.value)
 

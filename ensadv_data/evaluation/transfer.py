@@ -21,7 +21,7 @@ from ensadv_data.data import Dataset
 from ensadv_data.errors import InputError, ModelError
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.keys import derive_key
-from ensadv_data.models import Model
+from ensadv_data.models import Model, check_model
 from ensadv_data.spec import AttackSpec
 
 __all__ = ["TargetResult", "Transfer", "measure_transfer"]
@@ -141,9 +141,9 @@ def measure_transfer(
             raise InputError(f"expected a name of its own for each {role}, got {', '.join(names)}; use NAME=REF")
     if not targets:
         raise InputError("expected at least one target, got none")
-    sample = torch.from_numpy(dataset.read(np.arange(1))[0]).to(device).float() / 255
+    sample, _ = dataset.read(np.arange(min(2, len(dataset))))
     for model in (*targets, *sources):
-        _check_model(model, sample, classes=dataset.classes)
+        check_model(model, sample, classes=dataset.classes, device=device)
     count = _Counts(len(dataset))
     for start in range(0, len(dataset), batch_size):
         indices = np.arange(start, min(start + batch_size, len(dataset)))
@@ -159,7 +159,7 @@ def measure_transfer(
             return perturb(model.module, x, label, attack, noise=noise)
 
         def wrong(model: Model, inputs: torch.Tensor, y: Any = y) -> Wrong:
-            logits = _checked_logits(model, inputs, classes=dataset.classes)
+            logits = _finite_logits(model, inputs)
             missed: Wrong = (logits.argmax(1) != y).cpu().numpy()
             return missed
 
@@ -170,7 +170,7 @@ def measure_transfer(
         for source in sources:
             others = [target for target in targets if target.digest != source.digest]
             if others:  # the sign of NaN is 0: a broken source would pass for a weak one
-                _checked_logits(source, x, classes=dataset.classes)
+                _finite_logits(source, x)
             for attack in black_box if others else ():
                 x_adv = attacked(source, attack)
                 for target in others:
@@ -185,28 +185,10 @@ def measure_transfer(
     )
 
 
-def _check_model(model: Model, x_NCHW: torch.Tensor, *, classes: int) -> None:
-    """Refuse a model that is not for these images, in words rather than with PyTorch's trace."""
-    try:
-        _checked_logits(model, x_NCHW, classes=classes)
-    except ModelError:
-        raise
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"{model.name}: the model cannot read images of shape {tuple(x_NCHW.shape[1:])}: {error}"
-        ) from None
-
-
-def _checked_logits(model: Model, x_NCHW: torch.Tensor, *, classes: int) -> torch.Tensor:
-    try:
-        logits = logits_of(model.module, x_NCHW)
-    except ModelError as error:
-        raise ModelError(f"{model.name}: {error}") from None
-    if logits.shape[1] != classes or not torch.isfinite(logits).all():
-        raise ModelError(
-            f"{model.name}: expected finite logits over {classes} classes, got {tuple(logits.shape)}"
-            f"{'' if torch.isfinite(logits).all() else ' with NaN or infinity'}"
-        )
+def _finite_logits(model: Model, x_NCHW: torch.Tensor) -> torch.Tensor:
+    logits = logits_of(model.module, x_NCHW)
+    if not torch.isfinite(logits).all():
+        raise ModelError(f"{model.name}: expected finite logits, got NaN or infinity")
     return logits
 
 

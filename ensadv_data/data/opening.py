@@ -1,0 +1,150 @@
+"""Opening a data set by its name: inside the package, or found in one of the places where files may be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+from ensadv_data.data.dataset import ArrayDataset
+from ensadv_data.data.fetch import HOME_VARIABLE, cache_home
+from ensadv_data.data.idx import (
+    EMBEDDED,
+    SOURCES,
+    SPLITS,
+    Source,
+    find_file,
+    parse_images,
+    parse_labels,
+    read_known,
+    split_files,
+    verify_content,
+)
+from ensadv_data.errors import DataError, UnknownNameError
+from ensadv_data.spec import DataSpec
+
+__all__ = ["DATASETS", "open_data", "open_dataset"]
+
+DATASETS: tuple[str, ...] = ("mnist-mini", "mnist", "fashion-mnist")
+"""The names that :func:`open_dataset` knows."""
+
+# Where packages of an operating system put data sets, e.g. Debian's dataset-fashion-mnist.
+SYSTEM_HOMES: tuple[Path, ...] = (Path("/usr/share/datasets"), Path("/usr/local/share/datasets"))
+
+
+def open_dataset(
+    name: str,
+    split: str,
+    *,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+) -> ArrayDataset:
+    """Open a data set by name; every byte of it is checked against a known SHA-256 first.
+
+    ``mnist-mini`` is inside the package. The files of the others are looked for in ``data_dir/NAME`` and
+    ``data_dir``, in ``$ENSADV_DATA_HOME/NAME`` and ``$ENSADV_DATA_HOME``, in the system's folders for data
+    sets, and in the cache that ``ensadv-data fetch`` fills. The first folder with both files of the split
+    is used.
+
+    Parameters
+    ----------
+    name
+        One of :data:`DATASETS`.
+    split
+        ``"train"`` or ``"test"``.
+    data_dir
+        A folder to look in first.
+    limit
+        Offer the first ``limit`` examples only, from 1 to the size of the split.
+
+    Returns
+    -------
+    ArrayDataset
+        uint8 images (N, 1, 28, 28) and int64 labels.
+
+    Raises
+    ------
+    UnknownNameError
+        When there is no such data set or split.
+    QuantityError
+        When ``limit`` is outside its range.
+    DataError
+        When a file is missing, truncated, renamed or wrong.
+    """
+    if name not in DATASETS:
+        raise UnknownNameError("data set", name, DATASETS)
+    if split not in SPLITS:
+        raise UnknownNameError("split", split, SPLITS)
+    source = SOURCES[name]
+    read = _read_embedded if name == EMBEDDED else _read_found
+    images, labels = read(source, split, data_dir)
+    return ArrayDataset(
+        parse_images(images, name=f"{name}'s {split} images"),
+        parse_labels(labels, name=f"{name}'s {split} labels"),
+        name=name,
+        split=split,
+        classes=source.classes,
+        limit=limit,
+    )
+
+
+def open_data(spec: DataSpec, split: str) -> ArrayDataset:
+    """Open the data set of a spec; raises as :func:`open_dataset` does."""
+    data_dir = None if spec.data_dir is None else Path(spec.data_dir)
+    return open_dataset(spec.data, split, data_dir=data_dir, limit=spec.limit)
+
+
+def _read_embedded(source: Source, split: str, _: Path | None) -> tuple[bytes, bytes]:
+    folder = resources.files("ensadv_data.data").joinpath(source.name)
+    images_file, labels_file = split_files(split)
+
+    def content_of(file: str) -> bytes:
+        path = folder.joinpath(f"{file}.gz")
+        try:
+            return verify_content(path.read_bytes(), source=source, file=file)
+        except OSError as error:
+            raise DataError(
+                f"{path}: expected a file of the package, got: {error.strerror}; reinstall ensadv-data"
+            ) from error
+        except ValueError as error:
+            raise DataError(f"{path}: {error}; reinstall ensadv-data") from error
+
+    return content_of(images_file), content_of(labels_file)
+
+
+def _read_found(source: Source, split: str, data_dir: Path | None) -> tuple[bytes, bytes]:
+    images_path, labels_path = _find_split(source.name, split, data_dir)
+    images_file, labels_file = split_files(split)
+    remedy = f"move that file away and run `ensadv-data fetch {source.name}`"
+    return (
+        read_known(images_path, source=source, file=images_file, remedy=remedy),
+        read_known(labels_path, source=source, file=labels_file, remedy=remedy),
+    )
+
+
+def _find_split(name: str, split: str, data_dir: Path | None) -> tuple[Path, Path]:
+    images_file, labels_file = split_files(split)
+    looked: list[str] = []
+    for folder in _folders(name, data_dir):
+        images_path, labels_path = find_file(folder, images_file), find_file(folder, labels_file)
+        if images_path and labels_path:
+            return images_path, labels_path
+        alone = images_path or labels_path
+        looked.append(f"{folder} (only {alone.name})" if alone else str(folder))
+    raise DataError(
+        f"data set {name!r}, split {split!r}: expected {images_file} and {labels_file} (raw or .gz) in one "
+        f"folder, got none among {', '.join(looked)}; run `ensadv-data fetch {name}`, or name the folder "
+        f"that holds them as the data folder or in ${HOME_VARIABLE}"
+    )
+
+
+def _folders(name: str, data_dir: Path | None) -> Iterator[Path]:
+    """Where to look, in order; a folder named after the data set goes before the one that holds it."""
+    homes = [str(data_dir) if data_dir is not None else "", os.environ.get(HOME_VARIABLE, "")]
+    for home in (Path(text).expanduser() for text in homes if text):
+        yield home / name
+        yield home
+    for home in SYSTEM_HOMES:
+        yield home / name
+    yield cache_home() / name

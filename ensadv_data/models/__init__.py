@@ -1,0 +1,28 @@
+"""Models: the paper's architectures, references to anybody's, and weights with their history.
+
+A reference is one of
+
+    FILE.safetensors             ours; its metadata names the architecture and the training record
+    timm:NAME[,weights=FILE]     a model of timm (extra ``timm``), weights from a local safetensors file
+    python:MODULE:FACTORY        ``FACTORY()`` returns a torch.nn.Module
+
+Every model maps float images in [0, 1], (N, C, H, W), to logits (N, K) and normalises inside.
+"""
+
+from __future__ import annotations
+
+from ensadv_data.models.architectures import ARCHITECTURES, build_model
+from ensadv_data.models.check import check_model
+from ensadv_data.models.reference import Model, load_model
+from ensadv_data.models.weights import read_metadata, save_model, weights_digest
+
+__all__ = [
+    "ARCHITECTURES",
+    "Model",
+    "build_model",
+    "check_model",
+    "load_model",
+    "read_metadata",
+    "save_model",
+    "weights_digest",
+]

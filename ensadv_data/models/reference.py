@@ -1,0 +1,132 @@
+"""Loading a model from its reference."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ensadv_data.errors import IntegrityError, ModelError, UnknownNameError
+from ensadv_data.keys import torch_seeded
+from ensadv_data.models.architectures import build_model
+from ensadv_data.models.weights import fill_weights, read_metadata, weights_digest
+
+__all__ = ["Model", "load_model"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A module with its name, where it came from, and the digest of its weights."""
+
+    name: str
+    module: nn.Module
+    reference: str
+    architecture: str
+    digest: str
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_model(reference: str, *, name: str | None = None, device: str = "cpu") -> Model:
+    """Load the model that ``reference`` names, in evaluation mode.
+
+    Raises
+    ------
+    ModelError
+        It cannot be found or loaded, or is not a torch.nn.Module; the message says what was expected.
+    UnknownNameError
+        The file names an architecture that this version does not have.
+    IntegrityError
+        The weights are not those whose digest the file names.
+    """
+    record: Mapping[str, Any] = {}
+    kind, colon, rest = reference.partition(":")
+    if colon and kind == "python":
+        module, architecture = _from_python(rest), rest
+    elif colon and kind == "timm":
+        module, architecture = _from_timm(rest), rest
+    else:
+        module, architecture, record = _from_file(Path(reference))
+    return Model(
+        name=name or Path(reference).stem,
+        module=module.eval().to(device),
+        reference=reference,
+        architecture=architecture,
+        digest=weights_digest(module),
+        record=record,
+    )
+
+
+def _from_file(path: Path) -> tuple[nn.Module, str, Mapping[str, Any]]:
+    about = read_metadata(path)
+    shape = tuple(about["shape"])
+    module = build_model(about["architecture"], shape=shape, classes=about["classes"])
+    fill_weights(module, path)
+    if (found := weights_digest(module)) != about["digest"]:
+        raise IntegrityError(
+            f"{path}: expected weights of digest {about['digest']}, got {found}; the file is corrupted: copy it again"
+        )
+    return module, about["architecture"], about["record"]
+
+
+def _from_python(rest: str) -> nn.Module:
+    module_name, colon, factory_name = rest.partition(":")
+    if not colon or not all(part.isidentifier() for part in [*module_name.split("."), factory_name]):
+        raise ModelError(f"expected python:MODULE:FACTORY, got python:{rest}")
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"python:{rest}: {error}; is the module on the Python path? (add its folder to PYTHONPATH)"
+        ) from None
+    except Exception as error:  # the user's own module: whatever it raises
+        raise ModelError(f"python:{rest}: importing {module_name} failed with {error!r}") from error
+    try:
+        module = factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except Exception as error:
+        raise ModelError(f"python:{rest}: the factory failed with {error!r}") from error
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"python:{rest}: expected the factory to return a torch.nn.Module, got {type(module).__name__}"
+        )
+    return module
+
+
+def _from_timm(rest: str) -> nn.Module:
+    try:
+        import timm
+    except ImportError:
+        raise ModelError("timm:… needs the extra: pip install 'ensadv-data[timm]'") from None
+    name, _, option = rest.partition(",")
+    key, _, value = option.partition("=")
+    if option and (key != "weights" or not value):
+        raise ModelError(f"expected timm:NAME[,weights=FILE], got timm:{rest}")
+    if name not in timm.list_models():
+        close = timm.list_models(f"*{name[:6]}*")[:8]
+        raise UnknownNameError("timm model", name, close or ["see timm.list_models()"])
+    with torch_seeded("cpu", "initial weights", 0):
+        inner: nn.Module = timm.create_model(name, pretrained=False)
+    if value:
+        fill_weights(inner, Path(value))
+    return _Normalised(inner, mean=inner.default_cfg["mean"], std=inner.default_cfg["std"])  # type: ignore[index, arg-type]
+
+
+class _Normalised(nn.Module):
+    """Images in [0, 1] → the range that the wrapped model was trained on."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, inner: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.inner((x_NCHW - self.mean) / self.std)
+        return logits

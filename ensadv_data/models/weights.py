@@ -1,0 +1,101 @@
+"""Weights on disk: safetensors whose metadata names the architecture and the training record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import nn
+
+from ensadv_data.errors import ModelError
+from ensadv_data.files import write_atomic
+from ensadv_data.models.architectures import Shape
+
+__all__ = ["fill_weights", "read_metadata", "save_model", "weights_digest"]
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 over name, dtype, shape and bytes of every parameter and buffer, in order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        array = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}|{array.dtype}|{tuple(array.shape)}|".encode())
+        digest.update(array.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_model(
+    path: Path, module: nn.Module, *, architecture: str, shape: Shape, classes: int, record: Mapping[str, Any]
+) -> str:
+    """Write weights with their architecture and training record; the same model gives the same bytes.
+
+    Returns
+    -------
+    str
+        The digest of the weights.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written.
+    """
+    digest = weights_digest(module)
+    about = {
+        "architecture": architecture,
+        "shape": list(shape),
+        "classes": classes,
+        "digest": digest,
+        "record": dict(record),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    # one key only: safetensors writes several in no fixed order
+    write_atomic(path, save(tensors, metadata={"ensadv_data": json.dumps(about, sort_keys=True)}))
+    return digest
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Architecture, shape, classes and training record of a file of ours.
+
+    Raises
+    ------
+    ModelError
+        It is missing, or not a safetensors file of ours.
+    """
+    if not path.is_file():
+        raise ModelError(
+            f"expected a model at {path}, found no file; a reference is FILE.safetensors, timm:NAME[,weights=FILE] "
+            "or python:MODULE:FACTORY"
+        )
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+        about: dict[str, Any] = json.loads(metadata["ensadv_data"])
+        for key in ("architecture", "shape", "classes", "digest", "record"):
+            about[key]
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{path}: expected a safetensors file written by ensadv-data, got: {error!r}; "
+            "use python:MODULE:FACTORY for a model of your own"
+        ) from None
+    return about
+
+
+def fill_weights(module: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a module that has exactly its tensors.
+
+    Raises
+    ------
+    ModelError
+        The file is missing or corrupted, or its tensors are others.
+    """
+    try:
+        module.load_state_dict(OrderedDict(load_file(str(path))), strict=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{path}: the weights do not fit the architecture: {error}") from None

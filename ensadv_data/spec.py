@@ -12,7 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ensadv_data.errors import InputError, QuantityError, UnknownNameError
 
@@ -265,9 +274,9 @@ class TrainSpec(Spec):
     seed: int = Field(default=0, ge=0)
     optimizer: Literal["adam", "rmsprop"] = "adam"
     learning_rate: float | None = Field(default=None, gt=0)
-    online: Attack | None = None
+    epsilon: EpsilonLaw = EpsilonSpec()  # of every source; before online, which is read with it
+    online: AttackSpec | None = None
     shards: tuple[str, ...] = Field(default=(), strict=False)
-    epsilon: EpsilonLaw = EpsilonSpec()
     batches: Literal["pair", "replace"] = "pair"
     adversarial_weight: float | None = Field(default=None, ge=0)
     random_step: Literal["fresh", "stored"] = "fresh"
@@ -287,10 +296,23 @@ class TrainSpec(Spec):
         """λ: 1 for pairs (½ + ½), 0.3 where half of the batch is replaced (Kurakin et al. 2017)."""
         return (1.0 if self.batches == "pair" else 0.3) if self.adversarial_weight is None else self.adversarial_weight
 
-    @property
-    def online_attack(self) -> AttackSpec | None:
+    @field_validator("online", mode="before")
+    @classmethod
+    def _at_this_epsilon(cls, online: Any, info: ValidationInfo) -> Any:
         """The online attack at this training's epsilon, on which its default steps depend."""
-        return self.online and self.online.model_copy(update={"epsilon": self.epsilon.epsilon})
+        if "epsilon" not in info.data:  # it was refused
+            return online
+        epsilon = info.data["epsilon"].epsilon
+        if isinstance(online, str):
+            online = parse_attack(online, epsilon=epsilon)
+        elif isinstance(online, AttackSpec):
+            online = AttackSpec(**{"epsilon": epsilon, **online.model_dump(exclude_unset=True)})
+        if isinstance(online, AttackSpec) and online.epsilon != epsilon:
+            raise QuantityError(
+                f"online: expected no epsilon in the attack, got {online.epsilon:g} beside epsilon = {epsilon:g}; "
+                "the field epsilon is that of every source: give it there"
+            )
+        return online
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -298,17 +320,6 @@ class TrainSpec(Spec):
             raise QuantityError(f"batch_size: expected an even number with batches = replace, got {self.batch_size}")
         if self.online and self.epsilon.sigma is not None and self.online.kind != "sign":
             raise QuantityError(f"online: expected fgsm or step-ll where epsilon is drawn, got {self.online.name}")
-        if self.online and self.online.epsilon not in (AttackSpec(name="fgsm").epsilon, self.epsilon.epsilon):
-            raise QuantityError(
-                f"online: expected no epsilon in the attack, got {self.online.epsilon:g}; the field epsilon is that of "
-                "every source: give it there"
-            )
-        attack = self.online_attack
-        if attack and attack.kind == "rsign" and attack.random_step >= self.epsilon.epsilon:
-            raise QuantityError(
-                f"online: alpha: expected a random step smaller than epsilon = {self.epsilon.epsilon:g}, "
-                f"got {attack.random_step:g}"
-            )
         return self
 
 

@@ -273,7 +273,7 @@ class TrainingRun:
         first = len(x) - count
         if plan.source is not None and not self.schedule.sources[plan.source].is_online:
             return torch.from_numpy(self.batches.perturb(images[first:], plan, epoch=epoch)).to(self.device)
-        attack = self.spec.online_attack
+        attack = self.spec.online
         if attack is None:
             raise InputError("expected an online attack for an online step, got none")
         x = x[first:]

@@ -25,7 +25,7 @@ from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.manifest import read_manifest
 from ensadv_data.mixing import Batches, Schedule, plan_step, static_sources
 from ensadv_data.models import build_model, load_model
-from ensadv_data.spec import TrainSpec
+from ensadv_data.spec import AttackSpec, TrainSpec
 from ensadv_data.training import Trained, learning_rate, train
 from laws import is_bit_equal
 from test_store import content, make_images, make_store
@@ -414,11 +414,23 @@ def test_a_group_of_processes_is_refused(tmp_path, data, monkeypatch):
 
 
 def test_the_online_attack_takes_the_epsilon_of_the_training():
-    attack = TrainSpec(architecture="D", online="i-fgsm", epsilon=0.1).online_attack
+    attack = TrainSpec(architecture="D", online="i-fgsm", epsilon=0.1).online
     assert attack is not None
-    assert attack.iterations == (10, 0.01)
-    attack = TrainSpec(architecture="D", online="r-fgsm", epsilon=0.04).online_attack
+    assert (attack.epsilon, attack.iterations) == (0.1, (10, 0.01))
+    attack = TrainSpec(architecture="D", online=AttackSpec(name="r-fgsm"), epsilon=0.04).online
     assert attack is not None
-    assert attack.random_step == 0.02
+    assert (attack.epsilon, attack.random_step) == (0.04, 0.02)
+    attack = TrainSpec(architecture="D", online="step-ll", epsilon="normal:0.1,0.2").online
+    assert attack is not None
+    assert attack.epsilon == 0.2
+    assert TrainSpec(architecture="D", online="r-fgsm:alpha=0.4", epsilon=0.5).online is not None
+
+
+@pytest.mark.parametrize("given", ["0.1", "0.3"])
+def test_an_online_attack_with_an_epsilon_of_its_own_is_refused(given):
+    other = "0.3" if given == "0.1" else "0.1"
+    assert TrainSpec(architecture="D", online=f"fgsm:epsilon={given}", epsilon=given).online is not None
     with pytest.raises(QuantityError, match="no epsilon in the attack"):
-        TrainSpec(architecture="D", online="fgsm:epsilon=0.1")
+        TrainSpec(architecture="D", online=f"fgsm:epsilon={given}", epsilon=other)
+    with pytest.raises(QuantityError, match="no epsilon in the attack"):
+        TrainSpec(architecture="D", online=AttackSpec(name="fgsm", epsilon=float(given)), epsilon=other)

@@ -1,10 +1,18 @@
-"""Laws that several modules obey, each written once; a test of its own then only says for what it holds."""
+"""Laws that several modules obey, each written once; a test of its own then only says for what it holds.
+
+And the one way in which tests start the command line as a process, to interrupt or kill it.
+"""
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,8 +25,10 @@ __all__ = [
     "is_idempotent",
     "is_pure",
     "leaves_model_alone",
+    "started",
     "survives_pickle",
     "survives_round_trip",
+    "wait_until",
 ]
 
 T = TypeVar("T")
@@ -115,8 +125,36 @@ def _frozen(value: Any) -> Any:
     return value
 
 
-# The command line in a process of its own. Ctrl-C works in it even where the tests were started in the background of
-# a shell, which makes a process and all its children deaf to it.
-MAIN = (
+# Ctrl-C works in it even where the tests were started in the background of a shell, which makes a process and all its
+# children deaf to it.
+_MAIN = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from ensadv_data.cli import main; main()"
 )
+
+
+def started(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
+    """The command line in a process of its own, which heads a group: Ctrl-C reaches a whole group.
+
+    Its coverage is not measured: a kill would leave half a file.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    return subprocess.Popen(
+        [sys.executable, "-c", _MAIN, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment | {"ENSADV_QUIET": "1", "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        **options,
+    )
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], *, may_end: bool = False) -> None:
+    """Wait for what the process does; it must not have ended before, unless it may."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        if process.poll() is not None:
+            assert may_end or condition(), process.communicate()
+            return
+        assert time.monotonic() < deadline, "nothing in two minutes"
+        time.sleep(0.002)

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -22,10 +21,10 @@ import pytest
 
 from ensadv_data import cli
 from ensadv_data.cli import main
-from ensadv_data.data import ArrayDataset, dataset, open_dataset
+from ensadv_data.data import ArrayDataset, open_dataset, opening
 from ensadv_data.models import build_model, read_metadata, save_model
 from ensadv_data.spec import DataSpec, PrecomputeSpec
-from laws import MAIN
+from laws import started, wait_until
 
 LIMIT = ("--limit", "100")
 
@@ -420,8 +419,8 @@ def test_folder_that_holds_something_else_is_not_touched(refused, made, tmp_path
 
 
 def test_missing_data_set_comes_with_a_remedy(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "SYSTEM_HOMES", ())
-    monkeypatch.setattr(dataset, "cache_home", lambda: tmp_path / "cache")
+    monkeypatch.setattr(opening, "SYSTEM_HOMES", ())
+    monkeypatch.setattr(opening, "cache_home", lambda: tmp_path / "cache")
     monkeypatch.delenv("ENSADV_DATA_HOME", raising=False)
     words = ("train", "--architecture", "D", "--data", "mnist", "--data-dir", tmp_path)
     message = refused(3, *words, "--out", tmp_path / "x")
@@ -545,33 +544,12 @@ def test_message_of_several_lines_is_told_in_one(refused, monkeypatch):
 # 130: real signals to real processes
 
 
-def started(*words: str | Path, **options) -> subprocess.Popen:
-    code = MAIN
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "ENSADV_QUIET": "1", "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        **options,
-    )
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.02)
-
-
 def test_interrupted_training_goes_on_to_the_same_weights(command, tmp_path):
     words = ("train", "--architecture", "D", "--limit", "64", "--epochs", "150", "--threads", "1")
     words = (*words, "--checkpoint-every", "5")
     out = tmp_path / "d.safetensors"
     process = started(*words, "--out", out)
-    wait_for(out.with_suffix(".checkpoint"), process)
+    wait_until(out.with_suffix(".checkpoint").exists, process)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
     said, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
@@ -595,7 +573,7 @@ def test_interrupted_run_stops_its_stages_and_is_resumed(command, tmp_path):
     )
     process = started("run", recipe, "--out", out, "--jobs", "2")
     for path in (out / "state/short.json", out / "models/long.jsonl"):
-        wait_for(path, process)
+        wait_until(path.exists, process)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -17,11 +14,12 @@ import pytest
 
 from ensadv_data import pipeline
 from ensadv_data.errors import EnsadvError, InputError, ModelError, OutputError, QuantityError, UnknownNameError
+from ensadv_data.evaluation.run import evaluate
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.pipeline import run_recipe
 from ensadv_data.recipe import read_recipe, selected
 from ensadv_data.spec import DataSpec, EvaluateSpec, TrainSpec
-from laws import MAIN
+from laws import started, wait_until
 
 TINY = """
 name = "tiny"
@@ -423,20 +421,14 @@ attacks = ["pgd:steps=80"]
 
 def test_killed_run_leaves_no_process_and_is_resumed(tmp_path):
     path, out = written(tmp_path, KILLED), tmp_path / "out"
-    code = MAIN
-    command = [sys.executable, "-c", code, "run", str(path), "--out", str(out), "--jobs", "2"]
-    run = subprocess.Popen(command, env={**os.environ, "ENSADV_QUIET": "1"}, stdout=subprocess.DEVNULL)
+    run = started("run", path, "--out", out, "--jobs", "2")
     try:
-        deadline = time.monotonic() + 120
-        while not list(out.glob("shards/shards/progress/block-*.json")):
-            assert run.poll() is None, "the run should not have ended yet"
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: any(out.glob("shards/shards/progress/block-*.json")), run)
         children = psutil.Process(run.pid).children(recursive=True)
         assert len(children) >= 3, "a process a stage, and the store's workers"
     finally:
         run.send_signal(signal.SIGKILL)
-        run.wait()
+        run.communicate()
     deadline = time.monotonic() + 5
     while alive := [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]:
         assert time.monotonic() < deadline, alive
@@ -459,10 +451,10 @@ def test_evaluate_loads_a_model_once_and_names_it_as_asked(finished, monkeypatch
         loaded.append(reference)
         return load_model(reference, **options)
 
-    monkeypatch.setattr(pipeline, "load_model", counted)
+    monkeypatch.setattr("ensadv_data.evaluation.run.load_model", counted)
     one, two = (str(finished / f"out/models/{name}.safetensors") for name in ("static", "other"))
     spec = EvaluateSpec(suite="single-step", images=50)
-    got = pipeline.evaluate(spec, DataSpec(data="mnist-mini"), targets={"x": one}, sources={"itself": one, "y": two})
+    got = evaluate(spec, DataSpec(data="mnist-mini"), targets={"x": one}, sources={"itself": one, "y": two})
     assert loaded == [one, two]
     assert got.n == 50
     assert list(got.targets[0].black_box) == ["y"]

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from ensadv_data.manifest import Manifest, read_manifest
 from ensadv_data.models import build_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
-from laws import MAIN
+from laws import started, wait_until
 
 ATTACKS = ("r-fgsm", "i-fgsm:steps=8")
 LIMIT, DRAWS, BLOCKS = 600, 4, 16
@@ -51,29 +50,11 @@ def finish(source: str, out: Path) -> int:
 
 def start(source: str, out: Path, *, workers: int) -> subprocess.Popen[str]:
     words = ["precompute", "--limit", str(LIMIT), "--draws", str(DRAWS), "--model", f"d={source}", "--out", str(out)]
-    words += ["--workers", str(workers), *(word for attack in ATTACKS for word in ("--attack", attack))]
-    # not measured: a kill would leave half a file of coverage, too
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    environment |= {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", MAIN, *words],
-        env=environment,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,  # Ctrl-C reaches a whole group, and this one has to be its own
-    )
+    return started(*words, "--workers", str(workers), *(word for name in ATTACKS for word in ("--attack", name)))
 
 
 def done_blocks(out: Path) -> int:
     return len(list((out / "progress").glob("block-*.json")))
-
-
-def wait_for_blocks(process: subprocess.Popen[str], out: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while done_blocks(out) < count and process.poll() is None:
-        assert time.monotonic() < deadline, "no block in two minutes"
-        time.sleep(0.001)
 
 
 def test_killed_three_times_it_makes_the_same_store(tmp_path, source, whole):
@@ -83,7 +64,8 @@ def test_killed_three_times_it_makes_the_same_store(tmp_path, source, whole):
     for workers in (0, 1, 0):
         before = done_blocks(out)
         process = start(source, out, workers=workers)
-        wait_for_blocks(process, out, before + chance.randint(1, 3))
+        wanted = before + chance.randint(1, 3)
+        wait_until(lambda wanted=wanted: done_blocks(out) >= wanted, process, may_end=True)
         time.sleep(chance.random() * 0.02)
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.kill()
@@ -104,7 +86,7 @@ def test_killed_three_times_it_makes_the_same_store(tmp_path, source, whole):
 def test_ctrl_c_ends_with_code_130_and_the_run_can_be_resumed(tmp_path, source, whole):
     out = tmp_path / "s"
     process = start(source, out, workers=1)
-    wait_for_blocks(process, out, 2)
+    wait_until(lambda: done_blocks(out) >= 2, process)
     children = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from ensadv_data.models import build_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.training import train
-from laws import MAIN
+from laws import started, wait_until
 
 LIMIT, BATCH, EPOCHS = 1200, 32, 3
 STEPS = LIMIT // BATCH
@@ -54,16 +52,7 @@ def start(store: Path, out: Path) -> subprocess.Popen[str]:
     words = ["train", "--limit", str(LIMIT), "--architecture", "D", "--epochs", str(EPOCHS), "--batch-size", str(BATCH)]
     words += ["--online", "step-ll", "--shards", str(store), "--threads", "1", "--out", str(out)]
     words += ["--checkpoint-every", "5", "--log-every", "1"]
-    # not measured: a kill would leave half a file of coverage, too
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    environment |= {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", MAIN, *words],
-        env=environment,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
+    return started(*words)
 
 
 def step_of(out: Path) -> int:
@@ -73,13 +62,6 @@ def step_of(out: Path) -> int:
             return int(json.loads(file.metadata()["ensadv_data"])["number"])
     except FileNotFoundError:
         return 0
-
-
-def wait_for_checkpoint(process: subprocess.Popen[str], out: Path, *, after: int) -> None:
-    deadline = time.monotonic() + 120
-    while step_of(out) <= after and process.poll() is None:
-        assert time.monotonic() < deadline, "no checkpoint in two minutes"
-        time.sleep(0.002)
 
 
 def timeless(out: Path) -> list[dict[str, Any]]:
@@ -93,7 +75,8 @@ def test_killed_in_the_middle_of_an_epoch_it_makes_the_same_weights(tmp_path, st
     for _ in range(2):
         before = step_of(out)
         process = start(store, out)
-        wait_for_checkpoint(process, out, after=before + chance.randint(0, 10))
+        wanted = before + chance.randint(0, 10)
+        wait_until(lambda wanted=wanted: step_of(out) > wanted, process)
         time.sleep(chance.random() * 0.05)
         process.kill()
         process.communicate()
@@ -110,7 +93,7 @@ def test_killed_in_the_middle_of_an_epoch_it_makes_the_same_weights(tmp_path, st
 def test_ctrl_c_ends_with_code_130_and_the_run_can_be_resumed(tmp_path, store, whole):
     out = tmp_path / "m.safetensors"
     process = start(store, out)
-    wait_for_checkpoint(process, out, after=0)
+    wait_until(lambda: step_of(out) > 0, process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors

@@ -21,6 +21,7 @@ from paired import Timing, measure, ratio
 
 from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.data import open_dataset
+from ensadv_data.memory import keep_freed_memory
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec, parse_attack
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the commands do
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         runs = alternatives(arguments.architecture, Path(folder))

@@ -25,6 +25,7 @@ from ensadv_data.evaluation.suites import SUITES
 from ensadv_data.evaluation.summary import summary_rows
 from ensadv_data.files import write_atomic
 from ensadv_data.inspection import describe_model, describe_store, is_store
+from ensadv_data.memory import keep_freed_memory
 from ensadv_data.models import ARCHITECTURES
 from ensadv_data.pipeline import StageRun, run_recipe
 from ensadv_data.precompute import precompute_store
@@ -319,6 +320,7 @@ def report(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line, and end with its exit code."""
+    keep_freed_memory()
     sys.path.append(os.getcwd())  # python:MODULE:FACTORY finds a module of the folder one stands in
     try:
         cli.main(args=None if arguments is None else list(arguments), prog_name="ensadv-data", standalone_mode=False)

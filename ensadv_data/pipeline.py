@@ -25,6 +25,7 @@ from ensadv_data.dist import available_cores, check_device
 from ensadv_data.errors import EnsadvError, Interrupted, OutputError
 from ensadv_data.evaluation.run import evaluate
 from ensadv_data.files import sha256_of_file, write_atomic
+from ensadv_data.memory import keep_freed_memory
 from ensadv_data.precompute import precompute_store
 from ensadv_data.progress import progress_bar, silence_bars
 from ensadv_data.recipe import KINDS, Kind, Recipe, Stage, selected
@@ -295,6 +296,7 @@ def _start_child(parent: int) -> None:
     signal that is sent to the parent by hand does the same.
     """
     silence_bars()
+    keep_freed_memory()
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -29,6 +29,7 @@ from ensadv_data.data import Dataset, digest_examples, open_data
 from ensadv_data.dist import available_cores, check_device, intra_op_threads
 from ensadv_data.errors import EnsadvError, InputError, IntegrityError, Interrupted, ModelError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
+from ensadv_data.memory import keep_freed_memory
 from ensadv_data.models import Model, check_model, load_model
 from ensadv_data.perturbation import entries_of, equal_draws, perturb_block
 from ensadv_data.progress import progress_bar
@@ -216,6 +217,7 @@ class _OurWorker(distributed.WorkerPlugin):
 
     def setup(self, worker: distributed.Worker) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        keep_freed_memory()
 
 
 def _stream(client: distributed.Client, job: Job, todo: list[Block]) -> Iterator[dict[str, Any]]:

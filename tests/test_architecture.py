@@ -23,7 +23,7 @@ Sources = Mapping[str, str]
 # A module imports only from lower layers. A package's name stands for all of its modules; those may import each
 # other, but not in a circle.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "spec", "dist", "keys", "files", "progress", "interrupts"),
+    ("errors", "spec", "dist", "keys", "files", "memory", "progress", "interrupts"),
     ("attacks", "codec"),
     ("store", "data", "models", "manifest"),
     ("mixing", "evaluation", "perturbation", "inspection", "journal", "report"),

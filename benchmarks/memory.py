@@ -1,0 +1,87 @@
+"""What it costs to give freed tensors back to the system: a training step with and without keep_freed_memory.
+
+    python benchmarks/memory.py [--architecture C] [--rounds 9] [--json FILE]
+
+The choice belongs to a process, so each alternative is one, and they take their turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import tempfile
+from itertools import count
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from paired import measure, ratio
+
+from ensadv_data.data import open_dataset
+from ensadv_data.memory import keep_freed_memory
+from ensadv_data.spec import TrainSpec
+from ensadv_data.training import TrainingRun
+
+LIMIT = 2000
+
+
+def serve(line: Connection, architecture: str, keep: bool) -> None:
+    """Do as many steps as asked for; the answer is the peak of the process's memory in MiB."""
+    kept = keep_freed_memory() if keep else False
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = open_dataset("mnist-mini", "train", limit=LIMIT)
+        spec = TrainSpec(architecture=architecture, online="step-ll")
+        run = TrainingRun(spec, dataset, Path(folder) / "m.safetensors")
+        numbers = count()
+        line.send(kept)
+        while steps := line.recv():
+            for _ in range(steps):
+                run.step(*divmod(next(numbers), run.schedule.steps))
+            line.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    """Measure, print, and write what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", default="C")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=4, help="steps that make one figure")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    lines: dict[str, Connection] = {}
+    for name, keep in (("given back", False), ("kept", True)):
+        lines[name], theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs, arguments.architecture, keep), daemon=True).start()
+        if lines[name].recv() is not keep:
+            raise SystemExit("this C library has no such choice: nothing to compare")
+    peak: dict[str, float] = {}
+
+    def steps(name: str) -> None:
+        lines[name].send(arguments.repeats)
+        peak[name] = lines[name].recv()
+
+    timings = measure({name: lambda name=name: steps(name) for name in lines}, rounds=arguments.rounds, repeats=1)
+    for line in lines.values():
+        line.send(0)
+    result = {
+        "architecture": arguments.architecture,
+        "threads": 1,
+        "rounds": arguments.rounds,
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "milliseconds": {name: round(1000 * t.median / arguments.repeats, 3) for name, t in timings.items()},
+        "kept_over_given_back": [round(r, 4) for r in ratio(timings, "kept", "given back")],
+        "peak_mib": {name: round(value) for name, value in peak.items()},
+    }
+    print(json.dumps(result, indent=1))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ensadv_data.errors import ModelError
 
-__all__ = ["CARLINI_WAGNER_CONFIDENCE", "LOSSES", "cross_entropy", "hinge", "margin"]
+__all__ = ["CARLINI_WAGNER_CONFIDENCE", "LOSSES", "cross_entropy", "exact_cross_entropy", "hinge", "margin"]
 
 CARLINI_WAGNER_CONFIDENCE = 50.0  # Madry et al. (2018) stop following an example that is wrong by this much
 
@@ -42,6 +42,14 @@ def margin(logits_NK: Tensor, label_N: Tensor) -> Tensor:
 def cross_entropy(logits_NK: Tensor, label_N: Tensor) -> Tensor:
     """Cross-entropy of each example, shape (N,), in nats; for comparison, since float32 masks its gradient."""
     return torch.nn.functional.cross_entropy(logits_NK, label_N, reduction="none")
+
+
+def exact_cross_entropy(logits_NK: Tensor, label_N: Tensor) -> Tensor:
+    """Cross-entropy as softplus of the margin form in float64, shape (N,), in nats: to measure, not to follow.
+
+    Where the model is sure, cross-entropy in float32 is 0, and a ratio of losses would divide by it.
+    """
+    return torch.nn.functional.softplus(margin(logits_NK.double(), label_N))
 
 
 def hinge(logits_NK: Tensor, label_N: Tensor) -> Tensor:

@@ -1,0 +1,208 @@
+"""Gradient masking: how far a single step falls short of many, and what float32 alone takes away.
+
+Section 4.1 and Table 6 of the paper: the approximation ratio of a single-step attack for the inner maximisation of
+equation 1, the cosine of the two perturbations, the norm of the gradient. And a masking that the paper does not
+report: signs and whole gradients that cross-entropy in float32 rounds away, against float64.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
+from ensadv_data.attacks.gradient import input_gradient, logits_of
+from ensadv_data.attacks.loss import exact_cross_entropy, margin
+from ensadv_data.data import Dataset
+from ensadv_data.keys import derive_key
+from ensadv_data.models import Model, check_model
+from ensadv_data.spec import AttackSpec
+
+__all__ = ["Masking", "Rounding", "measure_masking", "measure_rounding"]
+
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Single-step against iterative attack; losses are cross-entropy in nats, norms L2 with pixels in [0, 1]."""
+
+    n: int
+    single: str
+    iterative: str
+    ratio: float | None  # mean of L(single) / L(iterative), as in Table 6
+    ratio_of_means: float | None
+    ratio_excluded: int  # images where the iterative attack left no loss to divide by
+    above_one: int  # images where the single step found the larger loss
+    loss_clean: float
+    loss_single: float
+    loss_iterative: float
+    cosine: float | None  # of the two perturbations, mean over images
+    cosine_excluded: int  # images that one of the attacks did not change
+    gradient_norm: float  # of the loss at the image, mean
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What cross-entropy and its margin form keep of the signs in float32; shares of all values or all images."""
+
+    images: int
+    values: int
+    zeros: float  # share of exact zeros in float64: structural, nobody's loss
+    wrong_ce: float  # share of values whose sign differs from float64
+    wrong_margin: float
+    lost_ce: float  # share of images whose whole gradient is zero, and is not in float64
+    lost_margin: float
+    saturated: float  # share of images whose true class has a probability that rounds to 1
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def measure_masking(
+    model: Model,
+    dataset: Dataset,
+    *,
+    single: AttackSpec,
+    iterative: AttackSpec,
+    seed: int = 0,
+    batch_size: int = 250,
+    device: str = "cpu",
+    advance: Callable[[int], None] = lambda images: None,
+) -> Masking:
+    """Compare a single-step attack with an iterative one, which bounds the largest loss from below.
+
+    Parameters
+    ----------
+    single, iterative
+        For example FGSM, and I-FGSM or PGD, at one ε. The loss that they climb is theirs; the loss that is compared is
+        cross-entropy with the true label.
+    seed
+        Names the random steps and starts.
+
+    Raises
+    ------
+    ModelError
+        The model cannot read these images.
+    """
+    check_model(model, dataset.read(np.arange(min(2, len(dataset))))[0], classes=dataset.classes, device=device)
+    losses: dict[str, list[F64]] = {"clean": [], "single": [], "iterative": []}
+    cosines: list[F64] = []
+    norms: list[F64] = []
+    for start in range(0, len(dataset), batch_size):
+        indices = np.arange(start, min(start + batch_size, len(dataset)))
+        images, labels = dataset.read(indices)
+        x = torch.from_numpy(images).to(device).float() / 255
+        y = torch.from_numpy(labels).to(device)
+        moved = {"clean": x}
+        for name, attack in (("single", single), ("iterative", iterative)):
+            noise = noise_of(
+                attack,
+                dataset.shape,
+                seed=derive_key("masking", seed, attack.label),
+                examples=indices,
+                device=device,
+            )
+            label = attack_label(model.module, x, attack, y)
+            moved[name] = perturb(model.module, x, label, attack, noise=noise)
+        for name, x_adv in moved.items():
+            losses[name].append(_numpy(exact_cross_entropy(logits_of(model.module, x_adv), y)))
+        deltas = [(moved[name] - x).double().flatten(1) for name in ("single", "iterative")]
+        lengths = [delta.norm(dim=1) for delta in deltas]
+        cosines.append(_numpy((deltas[0] * deltas[1]).sum(1) / (lengths[0] * lengths[1])))  # NaN where one is 0
+        norms.append(_numpy(_gradient_norm(model, x, y)))
+        advance(len(indices))
+    clean, one, many = (np.concatenate(losses[name]) for name in ("clean", "single", "iterative"))
+    usable = many > 0
+    cosine = np.concatenate(cosines)
+    alike = np.isfinite(cosine)
+    return Masking(
+        n=len(many),
+        single=single.label,
+        iterative=iterative.label,
+        ratio=float((one[usable] / many[usable]).mean()) if usable.any() else None,
+        ratio_of_means=float(one.mean() / many.mean()) if many.any() else None,
+        ratio_excluded=int((~usable).sum()),
+        above_one=int((one > many).sum()),
+        loss_clean=float(clean.mean()),
+        loss_single=float(one.mean()),
+        loss_iterative=float(many.mean()),
+        cosine=float(cosine[alike].mean()) if alike.any() else None,
+        cosine_excluded=int((~alike).sum()),
+        gradient_norm=float(np.concatenate(norms).mean()),
+    )
+
+
+def measure_rounding(
+    model: Model,
+    dataset: Dataset,
+    *,
+    batch_size: int = 250,
+    device: str = "cpu",
+    advance: Callable[[int], None] = lambda images: None,
+) -> Rounding:
+    """Count the signs of FGSM's gradient (true label) that float32 gets wrong, by form of the loss.
+
+    The reference is the margin form in float64. It has the signs of cross-entropy in float64, except where that rounds
+    too: where the true class is ahead by more than some 36 nats, 1 − p is 0 in float64, and by 17 in float32.
+
+    Raises
+    ------
+    ModelError
+        The model cannot read these images, or cannot be copied to float64.
+    """
+    check_model(model, dataset.read(np.arange(min(2, len(dataset))))[0], classes=dataset.classes, device=device)
+    exact = copy.deepcopy(model.module).double()
+    wrong = {"ce": 0, "margin": 0}
+    lost = {"ce": 0, "margin": 0}
+    zeros = saturated = 0
+    for start in range(0, len(dataset), batch_size):
+        images, labels = dataset.read(np.arange(start, min(start + batch_size, len(dataset))))
+        x = torch.from_numpy(images).to(device).float() / 255
+        y = torch.from_numpy(labels).to(device)
+        reference = input_gradient(exact, x.double(), y, loss="margin").sign().flatten(1)
+        zeros += int((reference == 0).sum())
+        saturated += int((logits_of(model.module, x).softmax(1).gather(1, y[:, None]) == 1).sum())
+        for loss in wrong:
+            signs = input_gradient(model.module, x, y, loss=loss).sign().flatten(1)
+            wrong[loss] += int((signs != reference).sum())
+            lost[loss] += int(((signs == 0).all(1) & (reference != 0).any(1)).sum())
+        advance(len(images))
+    n = len(dataset)
+    values = n * math.prod(dataset.shape)
+    return Rounding(
+        images=n,
+        values=values,
+        zeros=zeros / values,
+        wrong_ce=wrong["ce"] / values,
+        wrong_margin=wrong["margin"] / values,
+        lost_ce=lost["ce"] / n,
+        lost_margin=lost["margin"] / n,
+        saturated=saturated / n,
+    )
+
+
+def _gradient_norm(model: Model, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
+    """L2 norm of the gradient of cross-entropy, from the margin form: ∇ softplus(L′) = σ(L′)·∇L′."""
+    slope = margin(logits_of(model.module, x_NCHW).double(), y_N).sigmoid()
+    gradient = input_gradient(model.module, x_NCHW, y_N, loss="margin").double()
+    norm: Tensor = slope * torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    return norm
+
+
+def _numpy(values: Tensor) -> F64:
+    array: F64 = values.detach().cpu().numpy().astype(np.float64)
+    return array

@@ -66,7 +66,6 @@ HOMES: Mapping[str, tuple[str, ...]] = {
 LINES, LONGEST = 350, 420
 LONGER = {
     "cli": "one function a command, each mostly its options",
-    "spec": "every field of every command, in one place",
 }
 
 VAGUE = {"utils", "util", "helpers", "common", "types", "misc"}

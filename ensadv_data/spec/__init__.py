@@ -1,0 +1,27 @@
+"""What a user asks for, typed and frozen: attacks, training, precompute, evaluation, recipes.
+
+Every field has the name of its flag on the command line. The same classes check a recipe (TOML) and the
+flags, so that both refuse the same mistakes with the same words.
+"""
+
+from __future__ import annotations
+
+from ensadv_data.spec.attack import ATTACKS, AttackSpec, EpsilonSpec, parse_attack, parse_epsilon
+from ensadv_data.spec.base import Spec, checked, parse_quantity, read_toml
+from ensadv_data.spec.stages import DataSpec, EvaluateSpec, PrecomputeSpec, TrainSpec
+
+__all__ = [
+    "ATTACKS",
+    "AttackSpec",
+    "DataSpec",
+    "EpsilonSpec",
+    "EvaluateSpec",
+    "PrecomputeSpec",
+    "Spec",
+    "TrainSpec",
+    "checked",
+    "parse_attack",
+    "parse_epsilon",
+    "parse_quantity",
+    "read_toml",
+]

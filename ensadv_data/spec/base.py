@@ -1,0 +1,104 @@
+"""What all specs share: strict classes, numbers as users write them, and one way to say what is wrong."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from ensadv_data.errors import InputError, QuantityError, UnknownNameError
+
+__all__ = ["Alpha", "Epsilon", "Spec", "checked", "parse_quantity", "read_epsilon", "read_toml"]
+
+
+def parse_quantity(text: str | float | int, *, name: str) -> float:
+    """Read a number or a fraction such as ``16/255``.
+
+    Raises
+    ------
+    QuantityError
+        When ``text`` is neither, or is not finite.
+    """
+    try:
+        if isinstance(text, bool):
+            raise ValueError
+        if isinstance(text, str) and text.count("/") == 1:
+            over, under = text.split("/")
+            value = float(over) / float(under)
+        else:
+            value = float(text)
+        if not math.isfinite(value):
+            raise ValueError
+    except (ValueError, TypeError, ArithmeticError):
+        raise QuantityError(f"{name}: expected a number or a fraction such as 0.3 or 16/255, got {text!r}") from None
+    return value
+
+
+def read_epsilon(value: Any) -> float:
+    """Read an L∞ radius in [0, 1]; raises QuantityError."""
+    epsilon = parse_quantity(value, name="epsilon")
+    if not 0 <= epsilon <= 1:
+        raise QuantityError(
+            f"epsilon: expected an L∞ radius in [0, 1] (pixels are in [0, 1]), got {epsilon:g}; "
+            f"write {epsilon:g}/255 if you count in grey levels"
+        )
+    return epsilon
+
+
+def _alpha(value: Any) -> float:
+    alpha = parse_quantity(value, name="alpha")
+    if not 0 < alpha <= 1:
+        raise QuantityError(f"alpha: expected a random step in (0, epsilon), got {alpha:g}")
+    return alpha
+
+
+Epsilon = Annotated[float, BeforeValidator(read_epsilon)]
+Alpha = Annotated[float, BeforeValidator(_alpha)]
+
+
+class Spec(BaseModel):
+    """Base of all: strict, closed, frozen."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Spec)
+
+
+def checked(kind: type[S], fields: Mapping[str, Any], *, where: str) -> S:
+    """Build a spec, or say in one line what was expected.
+
+    Raises
+    ------
+    InputError
+        With the field's name, what came, and what was expected.
+    """
+    unknown = [key for key in fields if key not in kind.model_fields]
+    if unknown:
+        raise UnknownNameError(f"key in {where}", unknown[0], kind.model_fields)
+    try:
+        return kind.model_validate(dict(fields))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or kind.__name__
+        raise InputError(f"{where}: {place}: {first['msg'].lower()}, got {first['input']!r}") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    InputError
+        When it is missing, cannot be read or is not TOML; the message has the line.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"expected a recipe at {path}, found no file; see the folder pipelines") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: expected TOML: {error}") from None

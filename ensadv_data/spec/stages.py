@@ -1,0 +1,121 @@
+"""What each command does: every field has the name of its flag."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from ensadv_data.errors import InputError, QuantityError
+from ensadv_data.spec.attack import Attack, AttackSpec, EpsilonLaw, EpsilonSpec, parse_attack
+from ensadv_data.spec.base import Epsilon, Spec
+
+__all__ = ["DataSpec", "EvaluateSpec", "PrecomputeSpec", "TrainSpec"]
+
+# What a store holds beside its sources (docs/format.md): no source can have one of these names.
+_STORE_NAMES = frozenset({"zarr.json", "manifest.json", "example_digest", "progress"})
+
+
+class DataSpec(Spec):
+    """A data set by name, and where its files are."""
+
+    data: str
+    data_dir: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+
+
+class TrainSpec(Spec):
+    """One training run. No shards and no online attack: plain; online: standard adversarial; both: ensemble."""
+
+    architecture: str
+    epochs: int = Field(default=6, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    seed: int = Field(default=0, ge=0)
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    learning_rate: float | None = Field(default=None, gt=0)
+    epsilon: EpsilonLaw = EpsilonSpec()  # of every source; before online, which is read with it
+    online: AttackSpec | None = None
+    shards: tuple[str, ...] = Field(default=(), strict=False)
+    batches: Literal["pair", "replace"] = "pair"
+    adversarial_weight: float | None = Field(default=None, ge=0)
+    random_step: Literal["fresh", "stored"] = "fresh"
+    online_mode: Literal["train", "eval"] = "train"
+    amp: bool = False
+    threads: int | None = Field(default=None, ge=1)
+    window: int = Field(default=0, ge=0)
+    device: str = "cpu"
+
+    @property
+    def rate(self) -> float:
+        """Learning rate: 1e-3 for Adam (design §8), 0.045 for RMSProp (Section 4.2)."""
+        return self.learning_rate or (1e-3 if self.optimizer == "adam" else 0.045)
+
+    @property
+    def weight(self) -> float:
+        """λ: 1 for pairs (½ + ½), 0.3 where half of the batch is replaced (Kurakin et al. 2017)."""
+        return (1.0 if self.batches == "pair" else 0.3) if self.adversarial_weight is None else self.adversarial_weight
+
+    @field_validator("online", mode="before")
+    @classmethod
+    def _at_this_epsilon(cls, online: Any, info: ValidationInfo) -> Any:
+        """The online attack at this training's epsilon, on which its default steps depend."""
+        if "epsilon" not in info.data:  # it was refused
+            return online
+        epsilon = info.data["epsilon"].epsilon
+        if isinstance(online, str):
+            online = parse_attack(online, epsilon=epsilon)
+        elif isinstance(online, AttackSpec):
+            online = AttackSpec(**{"epsilon": epsilon, **online.model_dump(exclude_unset=True)})
+        if isinstance(online, AttackSpec) and online.epsilon != epsilon:
+            raise QuantityError(
+                f"online: expected no epsilon in the attack, got {online.epsilon:g} beside epsilon = {epsilon:g}; "
+                "the field epsilon is that of every source: give it there"
+            )
+        return online
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.batches == "replace" and self.batch_size % 2:
+            raise QuantityError(f"batch_size: expected an even number with batches = replace, got {self.batch_size}")
+        if self.online and self.epsilon.sigma is not None and self.online.kind != "sign":
+            raise QuantityError(f"online: expected fgsm or step-ll where epsilon is drawn, got {self.online.name}")
+        return self
+
+
+class PrecomputeSpec(Spec):
+    """One store: static models × attacks × draws over a whole training set."""
+
+    models: dict[str, str]
+    attacks: tuple[Attack, ...] = Field(strict=False, min_length=1)
+    draws: int = Field(default=1, ge=1)
+    mode: Literal["eval", "train"] = "eval"
+    zeros: Literal["keep", "fill"] = "keep"
+    loss: Literal["margin", "ce"] = "margin"
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=64, ge=1)
+    device: str = "cpu"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.models:
+            raise InputError("models: expected at least one NAME=REF, got none")
+        for name in self.models:
+            if not name or not all(c.isalnum() or c in "._-*" for c in name) or name[0] == ".":
+                raise InputError(f"models: expected a name of letters, digits, '.', '_', '-' or '*', got {name!r}")
+            if name in _STORE_NAMES:
+                raise InputError(f"models: expected a name that the store does not use itself, got {name!r}")
+        names = [attack.name for attack in self.attacks]
+        if len(set(names)) < len(names):
+            raise InputError(f"attacks: expected each name once in a store, got {', '.join(names)}")
+        return self
+
+
+class EvaluateSpec(Spec):
+    """Targets × sources under a suite."""
+
+    suite: str = "paper"
+    epsilon: Epsilon = 0.3
+    images: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=250, ge=1)
+    device: str = "cpu"

@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from ensadv_data.data import DATASETS, open_data
 from ensadv_data.data.fetch import fetch as fetch_data
 from ensadv_data.dist import check_device
 from ensadv_data.errors import EnsadvError, InputError, UnknownNameError
+from ensadv_data.evaluation.diagnosis import diagnose as diagnose_models
 from ensadv_data.evaluation.run import evaluate as evaluate_models
 from ensadv_data.evaluation.suites import SUITES
-from ensadv_data.evaluation.summary import summary_rows
 from ensadv_data.files import write_atomic
 from ensadv_data.inspection import describe_model, describe_store, is_store
 from ensadv_data.memory import keep_freed_memory
@@ -31,7 +29,8 @@ from ensadv_data.pipeline import StageRun, run_recipe
 from ensadv_data.precompute import precompute_store
 from ensadv_data.recipe import Recipe, read_recipe, selected
 from ensadv_data.report import write_report
-from ensadv_data.spec import ATTACKS, DataSpec, EvaluateSpec, PrecomputeSpec, TrainSpec, checked
+from ensadv_data.spec import ATTACKS, MEASURES, DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, TrainSpec, checked
+from ensadv_data.terminal import print_diagnosis, print_result, print_store
 from ensadv_data.training import train as train_model
 
 __all__ = ["main"]
@@ -248,9 +247,57 @@ def evaluate(
     result = evaluate_models(spec, where, targets=_named(targets), sources=_named(sources)).to_json()
     if not sources:
         click.echo("note: no --source, so nothing was transferred; gradients of its own can flatter a model", err=True)
-    _print_result(result)  # first: it is not lost when the file cannot be written
+    print_result(result)  # first: it is not lost when the file cannot be written
     if out is not None:
         write_atomic(out, (json.dumps(result, indent=1) + "\n").encode())
+
+
+@cli.command(
+    epilog="Examples:  ensadv-data diagnose --model adv=adv.safetensors --model ens=ens.safetensors --out found.json;  "
+    "add --measure cone --points 100 for one measure;  --measure discrepancy needs --static and --holdout as well"
+)
+@_data_options
+@click.option("--model", "models", multiple=True, required=True, help="What is measured, [NAME=]REF; may be repeated.")
+@click.option("--measure", "measures", multiple=True, help=f"{', '.join(MEASURES)}; all but the last unless given.")
+@click.option("--other", "others", multiple=True, help="MODEL=REF: its signed gradient is a loss surface's other axis.")
+@click.option("--static", multiple=True, help="A source of training, [NAME=]REF, for the discrepancy.")
+@click.option("--holdout", "holdouts", multiple=True, help="A future adversary's source, [NAME=]REF, likewise.")
+@click.option("--epsilon", default="0.3", show_default=True, help="L∞ radius, 0.3 or 16/255.")
+@click.option("--epsilons", multiple=True, help="Radii of the cone; a quarter, 5/8 and all of epsilon unless given.")
+@click.option("--single", default="fgsm", show_default=True, help="Single-step attack.")
+@click.option("--iterative", default="pgd:loss=margin", show_default=True, help="What bounds the largest loss.")
+@click.option("--loss", default="margin", show_default=True, help="Whose gradient: margin, or ce for comparison.")
+@click.option("--points", type=int, default=500, show_default=True, help="Correctly classified images of the cone.")
+@click.option("--example", "examples", type=int, multiple=True, help="Image with a loss surface; 0 unless given.")
+@click.option("--resolution", type=int, default=41, show_default=True, help="Points of a surface's side.")
+@_seed_option
+@click.option("--batch-size", type=int, default=250, show_default=True)
+@_device_option
+@click.option("--out", type=_PATH, help="JSON to write.")
+def diagnose(
+    data: str,
+    data_dir: str | None,
+    limit: int | None,
+    models: tuple[str, ...],
+    others: tuple[str, ...],
+    static: tuple[str, ...],
+    holdouts: tuple[str, ...],
+    out: Path | None,
+    **fields: Any,
+) -> None:
+    """Measure what a model's gradients are worth: masking, rounding, adversarial cone, loss surface, discrepancy.
+
+    --limit is the number of test images, 1000 unless given.
+    """
+    given = {name: value for name, value in _given(fields).items() if value != ()}
+    spec = checked(DiagnoseSpec, given if limit is None else {**given, "images": limit}, where="diagnose")
+    where = checked(DataSpec, {"data": data, "data_dir": data_dir}, where="diagnose")
+    found = diagnose_models(
+        spec, where, models=_named(models), others=_named(others), static=_named(static), holdouts=_named(holdouts)
+    ).to_json()
+    print_diagnosis(found)
+    if out is not None:
+        write_atomic(out, (json.dumps(found, indent=1) + "\n").encode())
 
 
 @cli.command(epilog="Example:  ensadv-data inspect shards")
@@ -265,31 +312,7 @@ def inspect(path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(summary.to_json(), indent=1))
         return
-    shape = "×".join(map(str, summary.shape))
-    lines = (
-        f"store   {summary.path}  {summary.bytes:,} bytes, {summary.draws} draws, "
-        f"{summary.blocks} blocks of {summary.block} images",
-        f"digest  {summary.digest}",
-        f"data    {summary.data}: {summary.n} images {shape}, digest {summary.data_digest}",
-        f"mode    {summary.mode}",
-        f"bits    {summary.bits_per_value:.4f} a value and draw, with masks",
-    )
-    click.echo("\n".join(lines))
-    columns = ["source", "arch.", "attack", "kind", "epsilon", "zeros", "bits/value", "weights"]
-    rows = [
-        [
-            row.source,
-            row.architecture,
-            row.attack,
-            row.kind,
-            row.epsilon,
-            "–" if row.zeros is None else f"{100 * row.zeros:.2f}%",
-            f"{row.bits_per_value:.4f}",
-            row.source_digest[:16],
-        ]
-        for row in summary.entries
-    ]
-    _print_table("", columns, rows)
+    print_store(summary)
 
 
 @cli.command(
@@ -345,34 +368,13 @@ def _run(recipe: Recipe, out: Path, *, until: str | None, jobs: int | None) -> N
     runs = run_recipe(recipe, out, until=until, jobs=jobs, say=lambda line: click.echo(line))
     for made in _of_kind(runs, "evaluate"):
         result = json.loads((out / made.stage.output).read_text(encoding="utf-8"))
-        _print_result(result)
+        print_result(result)
     for made in _of_kind(runs, "report"):
         click.echo(f"report: {out / made.stage.output}")
 
 
 def _of_kind(runs: Sequence[StageRun], kind: str) -> list[StageRun]:
     return [made for made in runs if made.stage.kind == kind]
-
-
-def _print_result(result: Mapping[str, Any]) -> None:
-    columns, rows = summary_rows(result)
-    _print_table(
-        f"error in % with 95% interval; {result['data']}, {result['n']} images, epsilon {result['epsilon']:g}",
-        columns,
-        rows,
-    )
-
-
-def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(title=title or None, title_justify="left")
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(table)
 
 
 def _recipe_path(name: str) -> Path:

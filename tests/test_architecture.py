@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attacks", "codec"),
     ("store", "data", "models", "manifest"),
     ("mixing", "evaluation", "perturbation", "inspection", "journal", "report"),
-    ("precompute", "training", "recipe"),
+    ("precompute", "training", "recipe", "terminal"),
     ("pipeline",),
     ("cli",),
 )
@@ -56,7 +56,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "numcodecs": ("codec",),
     "pooch": ("data.fetch",),
     "pydantic": ("spec", "manifest"),
-    "rich": ("progress", "cli"),
+    "rich": ("progress", "terminal"),
     "safetensors": ("models", "training"),
     "timm": ("models",),
     "torch.distributed": ("dist",),

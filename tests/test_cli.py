@@ -146,6 +146,23 @@ def test_evaluate_prints_a_table_and_writes_json(command, made, tmp_path):
     assert again.out == ended.out
 
 
+def test_diagnose_prints_tables_and_writes_json(command, made, tmp_path):
+    out = tmp_path / "found.json"
+    words = ("diagnose", "--model", f"m={made / 'a.safetensors'}", "--limit", "20", "--points", "2", "--example", "1")
+    words = (*words, "--resolution", "3", "--iterative", "i-fgsm:steps=2", "--epsilon", "16/255")
+    ended = command(*words, "--out", out)
+    assert ended.code == 0, ended.err
+    assert ended.err == ""
+    found = json.loads(out.read_bytes())
+    assert set(found["models"]["m"]) == {"digest", "architecture", "masking", "rounding", "cone", "surface"}
+    assert found["epsilon"] == 16 / 255
+    assert found["models"]["m"]["masking"]["iterative"] == "i-fgsm:steps=2"
+    for title in ("gradient masking; mnist-mini/test, 20 images", "lost to float32", "cone of m"):
+        assert title in ended.out
+    only = command(*words, "--measure", "rounding")
+    assert "gradient masking" not in only.out
+
+
 def test_inspect_shows_a_store(command, made):
     ended = command("inspect", made / "store")
     assert ended.code == 0
@@ -269,6 +286,7 @@ def test_help_and_version_end_well(command):
 TRAIN = ("train", "--architecture", "D", *LIMIT, "--out", "never.safetensors")
 PRECOMPUTE = ("precompute", *LIMIT, "--workers", "0", "--out", "never", "--attack")
 EVALUATE = ("evaluate", *LIMIT, "--target", "a.safetensors")
+DIAGNOSE = ("diagnose", *LIMIT, "--model", "a.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -310,6 +328,15 @@ EVALUATE = ("evaluate", *LIMIT, "--target", "a.safetensors")
         ((*TRAIN, "--shards", "nowhere"), "nowhere"),
         (("inspect", "nowhere"), "expected a store or a .safetensors file at nowhere, found nothing"),
         (("inspect", "a.safetensors.d"), "expected a store at a.safetensors.d, found none"),
+        (
+            (*DIAGNOSE, "--measure", "cones"),
+            "input should be 'masking', 'rounding', 'cone', 'surface' or 'discrepancy'",
+        ),
+        ((*DIAGNOSE, "--single", "fgsm:epsilon=0.1"), "single: expected no epsilon in the attack, got 0.1"),
+        ((*DIAGNOSE, "--example", "5000"), "example: expected an index in 0 … 1999, got 5000"),
+        ((*DIAGNOSE, "--resolution", "4"), "resolution: expected an odd number"),
+        ((*DIAGNOSE, "--measure", "discrepancy"), "expected at least two models, one static source and one holdout"),
+        ((*DIAGNOSE, "--other", "x=b/a.safetensors", "--other", "y=b/a.safetensors"), "got x, y"),
         (("report", "--result", "nowhere.json", "--out", "never.html"), "nowhere.json"),
         ((*EVALUATE, "--target", "b/a.safetensors"), "expected a name of its own for each model, got 'a' twice"),
         ((*EVALUATE, "--target", "python:given_models:one_column"), "expected logits of shape (2, K)"),

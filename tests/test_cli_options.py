@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from ensadv_data import recipe as recipes
 from ensadv_data.cli import cli
-from ensadv_data.spec import DataSpec, EvaluateSpec, PrecomputeSpec, TrainSpec, checked, parse_attack
+from ensadv_data.spec import DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, TrainSpec, checked, parse_attack
 
 DATA = {"--data": "mnist-mini", "--data-dir": None, "--limit": None}
 REQUIRED = "required"
@@ -22,6 +22,26 @@ MANY = ()
 # command → argument or option → default
 REVIEWED = {
     "demo": {"--out": "demo", "--jobs": None},
+    "diagnose": {
+        **DATA,
+        "--model": REQUIRED,
+        "--measure": MANY,
+        "--other": MANY,
+        "--static": MANY,
+        "--holdout": MANY,
+        "--epsilon": "0.3",
+        "--epsilons": MANY,
+        "--single": "fgsm",
+        "--iterative": "pgd:loss=margin",
+        "--loss": "margin",
+        "--points": 500,
+        "--example": MANY,
+        "--resolution": 41,
+        "--seed": 0,
+        "--batch-size": 250,
+        "--device": "cpu",
+        "--out": None,
+    },
     "evaluate": {
         **DATA,
         "--target": REQUIRED,
@@ -147,6 +167,7 @@ COMMANDS = {
     "train": (TrainSpec, {"architecture": "D"}),
     "precompute": (PrecomputeSpec, {"models": {"a": "a.safetensors"}, "attacks": ["fgsm"]}),
     "evaluate": (EvaluateSpec, {}),
+    "diagnose": (DiagnoseSpec, {}),
 }
 ELSEWHERE = {
     "train": {
@@ -165,10 +186,17 @@ ELSEWHERE = {
         "targets": "the recipe's names of stages, the command's references",
         "sources": "the recipe's names of stages, the command's references",
     },
+    "diagnose": {
+        "out": "where to, not what",
+        "models": "references",
+        "others": "references",
+        "static": "references",
+        "holdouts": "references",
+    },
 }
 # --limit cuts the images that a command reads: test images for evaluate, whose field in a recipe is `images`
 # because [data] limit is about the training images.
-ALIASES = {"evaluate": {"images": "limit"}}
+ALIASES = {"evaluate": {"images": "limit"}, "diagnose": {"images": "limit"}}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -185,7 +213,8 @@ def test_every_field_has_an_option_and_every_option_a_field(command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_are_spelled_like_their_fields(command):
-    singular = {"--model": "models", "--attack": "attacks", "--target": "targets", "--source": "sources"}
+    many = ("models", "attacks", "targets", "sources", "measures", "others", "holdouts", "examples")
+    singular = {f"--{name.removesuffix('s')}": name for name in many}
     for one in parameters_of(command):
         assert singular.get(spelling(one), spelling(one).removeprefix("--").replace("-", "_")) == one.name
 
@@ -197,7 +226,7 @@ def test_options_have_the_defaults_of_their_fields(command):
     given = {
         name: value
         for name, value in defaults.items()
-        if name in spec.model_fields and value is not None and value is not REQUIRED
+        if name in spec.model_fields and value not in (None, REQUIRED, MANY)
     }
     assert checked(spec, {**needed, **given}, where=command) == checked(spec, needed, where=command)
     for name, value in defaults.items():
@@ -205,7 +234,7 @@ def test_options_have_the_defaults_of_their_fields(command):
             assert spec.model_fields[name].default is None, name
 
 
-@pytest.mark.parametrize("command", ["train", "precompute", "evaluate", "report"])
+@pytest.mark.parametrize("command", ["train", "precompute", "evaluate", "diagnose", "report"])
 def test_data_options_have_the_defaults_of_the_data_spec(command):
     defaults = {str(one.name): default_of(one) for one in parameters_of(command)}
     for name, field in DataSpec.model_fields.items():

@@ -69,6 +69,9 @@ def test_against_plain_formulas_in_float64(dataset):
     assert got.gradient_norm == pytest.approx(float(gradient.flatten(1).norm(dim=1).mean()), rel=1e-3)
     assert (got.n, got.ratio_excluded, got.cosine_excluded) == (80, 0, 0)
     assert (got.single, got.iterative) == ("fgsm", "i-fgsm:steps=4")
+    best = torch.maximum(losses[1], losses[2])
+    assert got.ratio_to_best == pytest.approx(float((losses[1] / best).mean()), rel=1e-3)
+    assert got.above_one == int((losses[1] > losses[2]).sum())
     assert 0 < got.ratio < 1
     assert json.loads(json.dumps(got.to_json()))["n"] == 80
 

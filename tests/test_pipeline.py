@@ -451,7 +451,7 @@ def test_evaluate_loads_a_model_once_and_names_it_as_asked(finished, monkeypatch
         loaded.append(reference)
         return load_model(reference, **options)
 
-    monkeypatch.setattr("ensadv_data.evaluation.run.load_model", counted)
+    monkeypatch.setattr("ensadv_data.models.reference.load_model", counted)
     one, two = (str(finished / f"out/models/{name}.safetensors") for name in ("static", "other"))
     spec = EvaluateSpec(suite="single-step", images=50)
     got = evaluate(spec, DataSpec(data="mnist-mini"), targets={"x": one}, sources={"itself": one, "y": two})

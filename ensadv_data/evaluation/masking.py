@@ -40,6 +40,7 @@ class Masking:
     iterative: str
     ratio: float | None  # mean of L(single) / L(iterative), as in Table 6
     ratio_of_means: float | None
+    ratio_to_best: float | None  # mean of L(single) / max(L(single), L(iterative)): never above 1
     ratio_excluded: int  # images where the iterative attack left no loss to divide by
     above_one: int  # images where the single step found the larger loss
     loss_clean: float
@@ -126,7 +127,7 @@ def measure_masking(
         norms.append(_numpy(_gradient_norm(model, x, y)))
         advance(len(indices))
     clean, one, many = (np.concatenate(losses[name]) for name in ("clean", "single", "iterative"))
-    usable = many > 0
+    usable, best = many > 0, np.maximum(one, many)
     cosine = np.concatenate(cosines)
     alike = np.isfinite(cosine)
     return Masking(
@@ -135,6 +136,7 @@ def measure_masking(
         iterative=iterative.label,
         ratio=float((one[usable] / many[usable]).mean()) if usable.any() else None,
         ratio_of_means=float(one.mean() / many.mean()) if many.any() else None,
+        ratio_to_best=float((one[best > 0] / best[best > 0]).mean()) if best.any() else None,
         ratio_excluded=int((~usable).sum()),
         above_one=int((one > many).sum()),
         loss_clean=float(clean.mean()),

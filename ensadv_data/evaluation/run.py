@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ensadv_data.data import open_data
 from ensadv_data.evaluation.suites import suite_named
 from ensadv_data.evaluation.transfer import Transfer, measure_transfer
-from ensadv_data.models import load_model
+from ensadv_data.models import load_models
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, EvaluateSpec
 
@@ -26,11 +25,7 @@ def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], 
     suite = suite_named(spec.suite)
     white_box, black_box = suite.attacks(epsilon=spec.epsilon)
     dataset = open_data(data.model_copy(update={"limit": spec.images}), "test")
-    loaded = {
-        reference: load_model(reference, device=spec.device)
-        for reference in dict.fromkeys((*targets.values(), *sources.values()))
-    }
-    models = [[replace(loaded[ref], name=name) for name, ref in role.items()] for role in (targets, sources)]
+    models = load_models([targets, sources], device=spec.device)
     work = (len(targets) * len(white_box) + len(sources) * len(black_box)) * len(dataset)
     with progress_bar("evaluate", total=work, unit="attacks") as advance:
         return measure_transfer(

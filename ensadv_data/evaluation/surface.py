@@ -20,7 +20,7 @@ from ensadv_data.errors import QuantityError
 from ensadv_data.keys import numpy_generator
 from ensadv_data.models import Model, check_model
 
-__all__ = ["Surface", "measure_surface", "orthogonal_signs"]
+__all__ = ["Surface", "check_surface", "measure_surface", "orthogonal_signs"]
 
 F64 = npt.NDArray[np.float64]
 
@@ -61,6 +61,22 @@ def orthogonal_signs(sign_D: npt.NDArray[np.int8], generator: np.random.Generato
     return across
 
 
+def check_surface(dataset: Dataset, example: int, *, radius: float, resolution: int) -> None:
+    """Refuse, before anything is computed, what :func:`measure_surface` would refuse.
+
+    Raises
+    ------
+    QuantityError
+        The radius, resolution or example is out of range.
+    """
+    if not 0 < radius <= 1:
+        raise QuantityError(f"radius: expected a number in (0, 1], got {radius:g}")
+    if resolution < 3 or resolution % 2 == 0:
+        raise QuantityError(f"resolution: expected an odd number of at least 3, got {resolution}")
+    if not 0 <= example < len(dataset):
+        raise QuantityError(f"example: expected an index in 0 … {len(dataset) - 1}, got {example}")
+
+
 def measure_surface(
     model: Model,
     dataset: Dataset,
@@ -97,12 +113,7 @@ def measure_surface(
     ModelError
         A model cannot read these images.
     """
-    if not 0 < radius <= 1:
-        raise QuantityError(f"radius: expected a number in (0, 1], got {radius:g}")
-    if resolution < 3 or resolution % 2 == 0:
-        raise QuantityError(f"resolution: expected an odd number of at least 3, got {resolution}")
-    if not 0 <= example < len(dataset):
-        raise QuantityError(f"example: expected an index in 0 … {len(dataset) - 1}, got {example}")
+    check_surface(dataset, example, radius=radius, resolution=resolution)
     images, labels = dataset.read(np.array([example]))
     for each in (model, *([other] if other is not None else [])):
         check_model(each, images, classes=dataset.classes, device=device)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from ensadv_data.models.architectures import ARCHITECTURES, build_model
 from ensadv_data.models.check import check_model
-from ensadv_data.models.reference import Model, load_model
+from ensadv_data.models.reference import Model, load_model, load_models
 from ensadv_data.models.weights import read_metadata, save_model, weights_digest
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "build_model",
     "check_model",
     "load_model",
+    "load_models",
     "read_metadata",
     "save_model",
     "weights_digest",

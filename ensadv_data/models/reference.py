@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ensadv_data.keys import torch_seeded
 from ensadv_data.models.architectures import build_model
 from ensadv_data.models.weights import fill_weights, read_metadata, weights_digest
 
-__all__ = ["Model", "load_model"]
+__all__ = ["Model", "load_model", "load_models"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,16 @@ def load_model(reference: str, *, name: str | None = None, device: str = "cpu") 
         digest=weights_digest(module),
         record=record,
     )
+
+
+def load_models(roles: Sequence[Mapping[str, str]], *, device: str = "cpu") -> list[list[Model]]:
+    """Load what several roles name, {name: reference} each; a reference is loaded once, however many names it has.
+
+    Raises as :func:`load_model` does.
+    """
+    references = dict.fromkeys(reference for role in roles for reference in role.values())
+    loaded = {reference: load_model(reference, device=device) for reference in references}
+    return [[replace(loaded[reference], name=name) for name, reference in role.items()] for role in roles]
 
 
 def _from_file(path: Path) -> tuple[nn.Module, str, Mapping[str, Any]]:

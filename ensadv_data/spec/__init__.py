@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from ensadv_data.spec.attack import ATTACKS, AttackSpec, EpsilonSpec, parse_attack, parse_epsilon
 from ensadv_data.spec.base import Spec, checked, parse_quantity, read_toml
-from ensadv_data.spec.stages import DataSpec, EvaluateSpec, PrecomputeSpec, TrainSpec
+from ensadv_data.spec.stages import MEASURES, DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, TrainSpec
 
 __all__ = [
     "ATTACKS",
+    "MEASURES",
     "AttackSpec",
     "DataSpec",
+    "DiagnoseSpec",
     "EpsilonSpec",
     "EvaluateSpec",
     "PrecomputeSpec",

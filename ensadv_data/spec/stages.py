@@ -10,10 +10,30 @@ from ensadv_data.errors import InputError, QuantityError
 from ensadv_data.spec.attack import Attack, AttackSpec, EpsilonLaw, EpsilonSpec, parse_attack
 from ensadv_data.spec.base import Epsilon, Spec
 
-__all__ = ["DataSpec", "EvaluateSpec", "PrecomputeSpec", "TrainSpec"]
+__all__ = ["MEASURES", "DataSpec", "DiagnoseSpec", "EvaluateSpec", "PrecomputeSpec", "TrainSpec"]
 
 # What a store holds beside its sources (docs/format.md): no source can have one of these names.
 _STORE_NAMES = frozenset({"zarr.json", "manifest.json", "example_digest", "progress"})
+
+
+def attack_at(attack: Any, epsilon: float, *, field: str) -> Any:
+    """An attack of a spec that has an epsilon for all: a default step depends on it, and no other is accepted.
+
+    Raises
+    ------
+    QuantityError
+        The attack names another epsilon.
+    """
+    if isinstance(attack, str):
+        attack = parse_attack(attack, epsilon=epsilon)
+    elif isinstance(attack, AttackSpec):
+        attack = AttackSpec(**{"epsilon": epsilon, **attack.model_dump(exclude_unset=True)})
+    if isinstance(attack, AttackSpec) and attack.epsilon != epsilon:
+        raise QuantityError(
+            f"{field}: expected no epsilon in the attack, got {attack.epsilon:g} beside epsilon = {epsilon:g}; "
+            "the field epsilon is that of all attacks: give it there"
+        )
+    return attack
 
 
 class DataSpec(Spec):
@@ -59,19 +79,8 @@ class TrainSpec(Spec):
     @classmethod
     def _at_this_epsilon(cls, online: Any, info: ValidationInfo) -> Any:
         """The online attack at this training's epsilon, on which its default steps depend."""
-        if "epsilon" not in info.data:  # it was refused
-            return online
-        epsilon = info.data["epsilon"].epsilon
-        if isinstance(online, str):
-            online = parse_attack(online, epsilon=epsilon)
-        elif isinstance(online, AttackSpec):
-            online = AttackSpec(**{"epsilon": epsilon, **online.model_dump(exclude_unset=True)})
-        if isinstance(online, AttackSpec) and online.epsilon != epsilon:
-            raise QuantityError(
-                f"online: expected no epsilon in the attack, got {online.epsilon:g} beside epsilon = {epsilon:g}; "
-                "the field epsilon is that of every source: give it there"
-            )
-        return online
+        # without one, epsilon was refused
+        return attack_at(online, info.data["epsilon"].epsilon, field="online") if "epsilon" in info.data else online
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -119,3 +128,35 @@ class EvaluateSpec(Spec):
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=250, ge=1)
     device: str = "cpu"
+
+
+Measure = Literal["masking", "rounding", "cone", "surface", "discrepancy"]
+MEASURES: tuple[Measure, ...] = ("masking", "rounding", "cone", "surface", "discrepancy")
+
+
+class DiagnoseSpec(Spec):
+    """What a model's gradients are worth: the measures of Section 4 and of Appendices B and E."""
+
+    measures: tuple[Measure, ...] = Field(default=("masking", "rounding", "cone", "surface"), strict=False)
+    epsilon: Epsilon = 0.3  # before the attacks, which are read with it
+    epsilons: tuple[Epsilon, ...] = Field(default=(), strict=False)  # of the cone; Figure 2's 4, 10 and 16 of 16
+    single: AttackSpec = Field(default=AttackSpec(name="fgsm"), validate_default=True)
+    iterative: AttackSpec = Field(default=AttackSpec(name="pgd", loss="margin"), validate_default=True)
+    loss: Literal["margin", "ce"] = "margin"
+    images: int | None = Field(default=1000, ge=1)
+    points: int = Field(default=500, ge=1)
+    examples: tuple[int, ...] = Field(default=(0,), strict=False)
+    resolution: int = Field(default=41, ge=3)
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=250, ge=1)
+    device: str = "cpu"
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """The cone's ε: a quarter, five eighths and all of ε unless given, as 4, 10 and 16 are of 16 (Figure 2)."""
+        return self.epsilons or (self.epsilon / 4, 5 * self.epsilon / 8, self.epsilon)
+
+    @field_validator("single", "iterative", mode="before")
+    @classmethod
+    def _at_this_epsilon(cls, attack: Any, info: ValidationInfo) -> Any:
+        return attack_at(attack, info.data["epsilon"], field=str(info.field_name)) if "epsilon" in info.data else attack

@@ -1,0 +1,212 @@
+"""All measures of some models, by reference: what the command ``diagnose`` and the recipes call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
+from ensadv_data.attacks.gradient import logits_of
+from ensadv_data.data import Dataset, open_data
+from ensadv_data.errors import InputError
+from ensadv_data.evaluation.cone import measure_cone
+from ensadv_data.evaluation.discrepancy import Answers, measure_discrepancy
+from ensadv_data.evaluation.masking import measure_masking, measure_rounding
+from ensadv_data.evaluation.surface import check_surface, measure_surface
+from ensadv_data.keys import derive_key
+from ensadv_data.models import Model, check_model, load_models
+from ensadv_data.progress import progress_bar
+from ensadv_data.spec import DataSpec, DiagnoseSpec
+
+__all__ = ["Diagnosis", "diagnose"]
+
+ZOOM = 10  # how many times smaller the second surface is
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was measured on each model, and between them."""
+
+    data: str
+    n: int
+    epsilon: float
+    loss: str
+    models: Mapping[str, Mapping[str, Any]]
+    discrepancy: Mapping[str, Mapping[str, Any]]  # by future adversary
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON; the same models and images give the same bytes."""
+        return {
+            "kind": "diagnosis",
+            "version": 1,
+            "data": self.data,
+            "n": self.n,
+            "epsilon": self.epsilon,
+            "loss": self.loss,
+            "models": {name: dict(found) for name, found in self.models.items()},
+            "discrepancy": {name: dict(found) for name, found in self.discrepancy.items()},
+        }
+
+
+def diagnose(
+    spec: DiagnoseSpec,
+    data: DataSpec,
+    *,
+    models: Mapping[str, str],
+    others: Mapping[str, str] | None = None,
+    static: Mapping[str, str] | None = None,
+    holdouts: Mapping[str, str] | None = None,
+) -> Diagnosis:
+    """Measure models on test images; names map to model references.
+
+    Parameters
+    ----------
+    models
+        What is measured.
+    others
+        Models whose signed gradient is the second direction of the loss surface, each by the name of the model that it
+        is for, or one for all; a random orthogonal direction where there is none.
+    static, holdouts
+        For the discrepancy: the sources of training, and those of future adversaries.
+
+    Raises
+    ------
+    InputError
+        A model, quantity or data set is wrong, or the discrepancy lacks sources.
+    """
+    static, holdouts, others = static or {}, holdouts or {}, others or {}
+    if "discrepancy" in spec.measures and (len(models) < 2 or not static or not holdouts):
+        raise InputError(
+            "discrepancy: expected at least two models, one static source and one holdout, "
+            f"got {len(models)}, {len(static)} and {len(holdouts)}"
+        )
+    if len(others) > 1 and (unknown := [name for name in others if name not in models]):
+        raise InputError(f"other: expected names of models, or one other for all; got {', '.join(unknown)}")
+    whole = open_data(data.model_copy(update={"limit": None}), "test")
+    dataset = open_data(data.model_copy(update={"limit": spec.images and min(spec.images, len(whole))}), "test")
+    for example in spec.examples if "surface" in spec.measures else ():
+        check_surface(whole, example, radius=spec.epsilon, resolution=spec.resolution)
+    targets, across, sources, futures = load_models([models, others, static, holdouts], device=spec.device)
+    total = sum(_work(spec, len(dataset)).values()) * len(targets)
+    if "discrepancy" in spec.measures:
+        total += (len(sources) + len(futures)) * len(dataset)
+    found: dict[str, dict[str, Any]] = {}
+    with progress_bar("diagnose", total=total, unit="images") as advance:
+        for model in targets:
+            second = {other.name: other for other in across}.get(model.name, across[0] if len(across) == 1 else None)
+            found[model.name] = {
+                "digest": model.digest,
+                "architecture": model.architecture,
+                **_measured(spec, model, dataset, whole, second, advance),
+            }
+        distances = (
+            _discrepancies(spec, targets, sources, futures, dataset, advance) if "discrepancy" in spec.measures else {}
+        )
+    return Diagnosis(
+        data=f"{dataset.name}/{dataset.split}",
+        n=len(dataset),
+        epsilon=spec.epsilon,
+        loss=spec.loss,
+        models=found,
+        discrepancy=distances,
+    )
+
+
+def _work(spec: DiagnoseSpec, n: int) -> dict[str, int]:
+    """What each measure advances the bar by."""
+    steps = {"masking": n, "rounding": n, "cone": spec.points, "surface": 2 * len(spec.examples)}
+    return {name: count for name, count in steps.items() if name in spec.measures}
+
+
+def _measured(
+    spec: DiagnoseSpec,
+    model: Model,
+    dataset: Dataset,
+    whole: Dataset,
+    other: Model | None,
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    common: dict[str, Any] = {"batch_size": spec.batch_size, "device": spec.device}
+    found: dict[str, Any] = {}
+    if "masking" in spec.measures:
+        single = spec.single if spec.single.loss else spec.single.model_copy(update={"loss": spec.loss})
+        masking = measure_masking(
+            model, dataset, single=single, iterative=spec.iterative, seed=spec.seed, advance=advance, **common
+        )
+        found["masking"] = masking.to_json()
+    if "rounding" in spec.measures:
+        found["rounding"] = measure_rounding(model, dataset, advance=advance, **common).to_json()
+    if "cone" in spec.measures:
+        cone = measure_cone(
+            model,
+            whole,
+            epsilons=spec.radii,
+            points=spec.points,
+            loss=spec.loss,
+            seed=spec.seed,
+            advance=advance,
+            **common,
+        )
+        advance(spec.points - cone.points)
+        found["cone"] = cone.to_json()
+    if "surface" in spec.measures:
+        found["surface"] = []
+        for example in spec.examples:
+            for radius in (spec.epsilon, spec.epsilon / ZOOM):
+                surface = measure_surface(
+                    model,
+                    whole,
+                    example,
+                    radius=radius,
+                    resolution=spec.resolution,
+                    other=other,
+                    loss=spec.loss,
+                    seed=spec.seed,
+                    **common,
+                )
+                found["surface"].append(surface.to_json())
+                advance(1)
+    return found
+
+
+def _discrepancies(
+    spec: DiagnoseSpec,
+    targets: Sequence[Model],
+    sources: Sequence[Model],
+    futures: Sequence[Model],
+    dataset: Dataset,
+    advance: Callable[[int], None],
+) -> dict[str, dict[str, Any]]:
+    sample, _ = dataset.read(np.arange(min(2, len(dataset))))
+    for model in (*targets, *sources, *futures):
+        check_model(model, sample, classes=dataset.classes, device=spec.device)
+    train = {source.name: _answers(spec, source, targets, dataset, advance) for source in sources}
+    _, labels = dataset.read(np.arange(len(dataset)))
+    return {
+        future.name: measure_discrepancy(train, _answers(spec, future, targets, dataset, advance), labels).to_json()
+        for future in futures
+    }
+
+
+def _answers(
+    spec: DiagnoseSpec, source: Model, targets: Sequence[Model], dataset: Dataset, advance: Callable[[int], None]
+) -> Answers:
+    """What each target says to the single-step attack of one source."""
+    answers: dict[str, list[Any]] = {target.name: [] for target in targets}
+    for start in range(0, len(dataset), spec.batch_size):
+        indices = np.arange(start, min(start + spec.batch_size, len(dataset)))
+        images, labels = dataset.read(indices)
+        x = torch.from_numpy(images).to(spec.device).float() / 255
+        y = torch.from_numpy(labels).to(spec.device)
+        key = derive_key("discrepancy", spec.seed, spec.single.label)
+        noise = noise_of(spec.single, dataset.shape, seed=key, examples=indices, device=spec.device)
+        label = attack_label(source.module, x, spec.single, y)
+        x_adv = perturb(source.module, x, label, spec.single, noise=noise)
+        for target in targets:
+            answers[target.name].append(logits_of(target.module, x_adv).argmax(1).cpu().numpy())
+        advance(len(indices))
+    return {name: np.concatenate(parts) for name, parts in answers.items()}

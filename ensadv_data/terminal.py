@@ -1,0 +1,134 @@
+"""Results as tables of a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ensadv_data.evaluation.summary import rate_text, summary_rows
+from ensadv_data.inspection import StoreSummary
+
+__all__ = ["print_diagnosis", "print_result", "print_store"]
+
+
+def print_result(result: Mapping[str, Any]) -> None:
+    """The summary of an evaluation, from its JSON."""
+    columns, rows = summary_rows(result)
+    title = f"error in % with 95% interval; {result['data']}, {result['n']} images, epsilon {result['epsilon']:g}"
+    _print_table(title, columns, rows)
+
+
+def print_store(summary: StoreSummary) -> None:
+    """What a store holds."""
+    shape = "×".join(map(str, summary.shape))
+    lines = (
+        f"store   {summary.path}  {summary.bytes:,} bytes, {summary.draws} draws, "
+        f"{summary.blocks} blocks of {summary.block} images",
+        f"digest  {summary.digest}",
+        f"data    {summary.data}: {summary.n} images {shape}, digest {summary.data_digest}",
+        f"mode    {summary.mode}",
+        f"bits    {summary.bits_per_value:.4f} a value and draw, with masks",
+    )
+    print("\n".join(lines))
+    columns = ["source", "arch.", "attack", "kind", "epsilon", "zeros", "bits/value", "weights"]
+    rows = [
+        [
+            row.source,
+            row.architecture,
+            row.attack,
+            row.kind,
+            row.epsilon,
+            "–" if row.zeros is None else f"{100 * row.zeros:.2f}%",
+            f"{row.bits_per_value:.4f}",
+            row.source_digest[:16],
+        ]
+        for row in summary.entries
+    ]
+    _print_table("", columns, rows)
+
+
+def print_diagnosis(result: Mapping[str, Any]) -> None:
+    """A table a measure, from the JSON of a diagnosis; loss surfaces are for the report."""
+    where = f"{result['data']}, {result['n']} images, epsilon {result['epsilon']:g}"
+    models = result["models"]
+    for measure, title, columns, cells in (
+        ("masking", f"gradient masking; {where}", _MASKING, _masking_cells),
+        ("rounding", f"lost to float32; {where}", _ROUNDING, _rounding_cells),
+    ):
+        rows = [[name, *cells(found[measure])] for name, found in models.items() if measure in found]
+        if rows:
+            _print_table(title, ["model", *columns], rows)
+    for name, found in models.items():
+        if "cone" in found:
+            _print_cone(name, found["cone"])
+    if result["discrepancy"]:
+        rows = [
+            [name, f"{100 * found['discrepancy']:.1f}", f"{100 * found['largest_gap']:.1f}"]
+            for name, found in result["discrepancy"].items()
+        ]
+        title = f"discrepancy (equation 10) in %, over {len(models)} models: a lower bound; {where}"
+        _print_table(title, ["future adversary", "discrepancy", "largest gap of risks"], rows)
+
+
+_MASKING = [
+    "single / iterative",
+    "of means",
+    "to the best",
+    "loss clean",
+    "single",
+    "iterative",
+    "cosine",
+    "gradient norm",
+    "excluded",
+]
+_ROUNDING = ["wrong signs, ce", "margin", "lost gradients, ce", "margin", "p = 1", "exact zeros"]
+
+
+def _masking_cells(found: Mapping[str, Any]) -> list[str]:
+    def text(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    return [
+        text(found["ratio"], ".1%"),
+        text(found["ratio_of_means"], ".1%"),
+        text(found["ratio_to_best"], ".1%"),
+        *(f"{found[f'loss_{name}']:.3g}" for name in ("clean", "single", "iterative")),
+        text(found["cosine"], ".3f"),
+        f"{found['gradient_norm']:.3g}",
+        str(found["ratio_excluded"]),
+    ]
+
+
+def _rounding_cells(found: Mapping[str, Any]) -> list[str]:
+    names = ("wrong_ce", "wrong_margin", "lost_ce", "lost_margin", "saturated", "zeros")
+    return [f"{100 * found[name]:.3g}%" for name in names]
+
+
+def _print_cone(name: str, cone: Mapping[str, Any]) -> None:
+    if not cone["points"]:
+        print(f"cone of {name}: no correctly classified image among {cone['skipped']}, so nothing to search at")
+        return
+    rows = [
+        [f"{row['epsilon']:g}", *(rate_text(rate) for rate in row["all_of_order"].values()), f"{row['mean_found']:.1f}"]
+        for row in cone["epsilons"]
+    ]
+    columns = ["epsilon", *(f"all {order}" for order in cone["orders"]), "mean found"]
+    title = (
+        f"adversarial cone of {name}: % of {cone['points']} points where all k orthogonal directions are adversarial"
+    )
+    _print_table(title, columns, rows)
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(table)

@@ -1,0 +1,174 @@
+"""diagnose: every measure is the one of its module, by reference, with a progress bar that ends at its end."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from ensadv_data import terminal
+from ensadv_data.attacks.single import fgsm
+from ensadv_data.data import open_dataset
+from ensadv_data.errors import InputError, QuantityError
+from ensadv_data.evaluation import diagnosis
+from ensadv_data.evaluation.cone import measure_cone
+from ensadv_data.evaluation.diagnosis import diagnose
+from ensadv_data.evaluation.discrepancy import measure_discrepancy
+from ensadv_data.evaluation.masking import measure_masking, measure_rounding
+from ensadv_data.evaluation.surface import measure_surface
+from ensadv_data.models import build_model, load_model, save_model
+from ensadv_data.spec import MEASURES, DataSpec, DiagnoseSpec, parse_attack
+
+MINI = DataSpec(data="mnist-mini")
+SPEC = DiagnoseSpec(
+    measures=MEASURES,
+    images=40,
+    points=6,
+    examples=(3, 5),
+    resolution=5,
+    epsilon=0.2,
+    iterative="i-fgsm:steps=3",
+    batch_size=25,
+    seed=4,
+)
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    made = {}
+    for seed, name in enumerate("abst"):
+        net = build_model("D", shape=(1, 28, 28), classes=10, seed=seed)
+        path = folder / f"{name}.safetensors"
+        save_model(path, net, architecture="D", shape=(1, 28, 28), classes=10, record={})
+        made[name] = str(path)
+    return made
+
+
+@pytest.fixture(scope="module")
+def found(references):
+    return diagnose(
+        SPEC,
+        MINI,
+        models={"a": references["a"], "b": references["b"]},
+        others={"a": references["s"]},
+        static={"s": references["s"]},
+        holdouts={"t": references["t"]},
+    )
+
+
+def test_every_measure_is_the_one_of_its_module(found, references):
+    some, whole = open_dataset("mnist-mini", "test", limit=40), open_dataset("mnist-mini", "test")
+    model, other = load_model(references["a"], name="a"), load_model(references["s"], name="a")
+    got = found.models["a"]
+    single, iterative = parse_attack("fgsm:loss=margin", epsilon=0.2), parse_attack("i-fgsm:steps=3", epsilon=0.2)
+    assert (
+        got["masking"]
+        == measure_masking(model, some, single=single, iterative=iterative, seed=4, batch_size=25).to_json()
+    )
+    assert got["rounding"] == measure_rounding(model, some, batch_size=25).to_json()
+    radii = (0.05, 0.125, 0.2)
+    assert got["cone"] == measure_cone(model, whole, epsilons=radii, points=6, seed=4, batch_size=25).to_json()
+    assert [(each["example"], max(each["axis"])) for each in got["surface"]] == [
+        (3, 0.2),
+        (3, 0.02),
+        (5, 0.2),
+        (5, 0.02),
+    ]
+    expected = measure_surface(model, whole, 5, radius=0.02, resolution=5, other=other, seed=4, batch_size=25)
+    assert got["surface"][3] == expected.to_json()
+    assert (got["digest"], got["architecture"]) == (model.digest, "D")
+    assert json.loads(json.dumps(found.to_json()))["n"] == 40
+
+
+def test_one_other_serves_every_model(found):
+    assert [each["across"] for each in found.models["b"]["surface"]] == ["a"] * 4
+
+
+def test_the_discrepancy_is_that_of_fgsm_from_each_source(found, references):
+    images, labels = open_dataset("mnist-mini", "test", limit=40).read(np.arange(40))
+    x, y = torch.from_numpy(images).float() / 255, torch.from_numpy(labels)
+    nets = {name: load_model(reference).module for name, reference in references.items()}
+
+    def answers(source):
+        x_adv = fgsm(nets[source], x, y, epsilon=0.2)
+        return {name: nets[name](x_adv).argmax(1).numpy() for name in "ab"}
+
+    expected = measure_discrepancy({"s": answers("s")}, answers("t"), labels)
+    assert found.discrepancy["t"] == expected.to_json()
+
+
+@pytest.mark.parametrize("measures", [MEASURES, ("masking",), ("cone", "surface"), ("discrepancy",)])
+def test_the_bar_ends_where_the_work_ends(references, monkeypatch, measures):
+    seen = {"total": 0, "done": 0}
+
+    @contextmanager
+    def bar(what, *, total, unit):
+        seen["total"] = total
+
+        def advance(steps):
+            seen["done"] += steps
+
+        yield advance
+
+    monkeypatch.setattr(diagnosis, "progress_bar", bar)
+    diagnose(
+        SPEC.model_copy(update={"measures": measures}),
+        MINI,
+        models={"a": references["a"], "b": references["b"]},
+        static={"s": references["s"]},
+        holdouts={"t": references["t"]},
+    )
+    assert seen["done"] == seen["total"] > 0
+
+
+def test_tables_name_every_model_and_measure(found, capsys):
+    terminal.print_diagnosis(found.to_json())
+    said = capsys.readouterr().out
+    for words in ("gradient masking", "lost to float32", "cone of a", "cone of b", "discrepancy", "40 images"):
+        assert words in said
+
+
+def test_a_model_without_a_point_is_said_to_have_none(capsys):
+    cone = {"points": 0, "skipped": 7}
+    result = {"data": "d", "n": 7, "epsilon": 0.3, "models": {"m": {"cone": cone}}, "discrepancy": {}}
+    terminal.print_diagnosis(result)
+    assert capsys.readouterr().out == ("cone of m: no correctly classified image among 7, so nothing to search at\n")
+
+
+@pytest.mark.parametrize(
+    ("models", "static", "holdouts", "words"),
+    [
+        ("a", "s", "t", "got 1, 1 and 1"),
+        ("ab", "", "t", "got 2, 0 and 1"),
+        ("ab", "s", "", "got 2, 1 and 0"),
+    ],
+)
+def test_a_discrepancy_needs_models_and_sources(references, models, static, holdouts, words):
+    roles = [{name: references[name] for name in names} for names in (models, static, holdouts)]
+    with pytest.raises(InputError, match=words):
+        diagnose(SPEC, MINI, models=roles[0], static=roles[1], holdouts=roles[2])
+
+
+def test_others_belong_to_models(references):
+    spec = SPEC.model_copy(update={"measures": ("surface",)})
+    with pytest.raises(InputError, match="got x"):
+        diagnose(spec, MINI, models={"a": references["a"]}, others={"a": references["s"], "x": references["t"]})
+
+
+def test_more_images_than_there_are_is_all_of_them(references):
+    spec = SPEC.model_copy(update={"measures": ("rounding",), "images": 10**6, "batch_size": 1000})
+    assert diagnose(spec, MINI, models={"a": references["a"]}).n == 2000
+
+
+def test_an_attack_has_the_epsilon_of_all():
+    spec = DiagnoseSpec(epsilon=0.1, single="step-ll", iterative="i-fgsm")
+    assert (spec.single.epsilon, spec.iterative.iterations) == (0.1, (10, 0.01))
+    assert (DiagnoseSpec(epsilon=0.1).single.epsilon, DiagnoseSpec(epsilon=0.1).iterative.epsilon) == (0.1, 0.1)
+    assert DiagnoseSpec(epsilon=0.16).radii == pytest.approx((0.04, 0.1, 0.16))
+    assert DiagnoseSpec(epsilons=(0.1,)).radii == (0.1,)
+    with pytest.raises(QuantityError, match="single: expected no epsilon in the attack"):
+        DiagnoseSpec(epsilon=0.1, single="fgsm:epsilon=0.3")

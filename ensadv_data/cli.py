@@ -21,6 +21,7 @@ from ensadv_data.errors import EnsadvError, InputError, UnknownNameError
 from ensadv_data.evaluation.diagnosis import diagnose as diagnose_models
 from ensadv_data.evaluation.run import evaluate as evaluate_models
 from ensadv_data.evaluation.suites import SUITES
+from ensadv_data.evaluation.summary import csv_text, remarks
 from ensadv_data.files import write_atomic
 from ensadv_data.inspection import describe_model, describe_store, is_store
 from ensadv_data.memory import keep_freed_memory
@@ -231,6 +232,8 @@ def precompute(
 @_seed_option
 @click.option("--batch-size", type=int, default=250, show_default=True)
 @_device_option
+@click.option("--matrix", is_flag=True, help="Print every attack and source too; * marks the strongest and its ties.")
+@click.option("--csv", type=_PATH, help="Attack × target to write: accuracies, their mean and their worst.")
 @click.option("--out", type=_PATH, help="JSON to write.")
 def evaluate(
     data: str,
@@ -238,6 +241,8 @@ def evaluate(
     limit: int | None,
     targets: tuple[str, ...],
     sources: tuple[str, ...],
+    matrix: bool,
+    csv: Path | None,
     out: Path | None,
     **fields: Any,
 ) -> None:
@@ -245,9 +250,11 @@ def evaluate(
     spec = checked(EvaluateSpec, {**_given(fields), "images": limit}, where="evaluate")
     where = checked(DataSpec, {"data": data, "data_dir": data_dir}, where="evaluate")
     result = evaluate_models(spec, where, targets=_named(targets), sources=_named(sources)).to_json()
-    if not sources:
-        click.echo("note: no --source, so nothing was transferred; gradients of its own can flatter a model", err=True)
-    print_result(result)  # first: it is not lost when the file cannot be written
+    for note in remarks(result):
+        click.echo(f"note: {note}", err=True)
+    print_result(result, matrix=matrix)  # first: it is not lost when the file cannot be written
+    if csv is not None:
+        write_atomic(csv, csv_text(result).encode())
     if out is not None:
         write_atomic(out, (json.dumps(result, indent=1) + "\n").encode())
 

@@ -8,17 +8,26 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ensadv_data.evaluation.summary import rate_text, summary_rows
+from ensadv_data.evaluation.summary import matrix_rows, rate_text, summary_rows
 from ensadv_data.inspection import StoreSummary
 
 __all__ = ["print_diagnosis", "print_result", "print_store"]
 
 
-def print_result(result: Mapping[str, Any]) -> None:
-    """The summary of an evaluation, from its JSON."""
+def print_result(result: Mapping[str, Any], *, matrix: bool = False) -> None:
+    """The summary of an evaluation, from its JSON; with ``matrix`` every measurement as well."""
     columns, rows = summary_rows(result)
     title = f"error in % with 95% interval; {result['data']}, {result['n']} images, epsilon {result['epsilon']:g}"
     _print_table(title, columns, rows)
+    if matrix:
+        columns, rows = matrix_rows(result)
+        # a row an attack: there are more of them than targets
+        _print_table("error in %; * the strongest of a target, and ties", *_turned(columns, rows))
+
+
+def _turned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    whole = [list(line) for line in zip(columns, *rows, strict=True)]
+    return whole[0], whole[1:]
 
 
 def print_store(summary: StoreSummary) -> None:
@@ -123,7 +132,9 @@ def _print_cone(name: str, cone: Mapping[str, Any]) -> None:
 
 
 def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(title=title or None, title_justify="left")
+    if title:  # not the table's own: that is broken at the width of a narrow table
+        print(title)
+    table = Table()
     for column in columns:
         table.add_column(column)
     for row in rows:

@@ -144,6 +144,25 @@ def test_evaluate_prints_a_table_and_writes_json(command, made, tmp_path):
     assert f"{100 * result['targets']['t']['clean']['error']:.1f} [" in ended.out
     again = command("evaluate", *models, *LIMIT, "--suite", "single-step", "--epsilon", "16/255")
     assert again.out == ended.out
+    table = tmp_path / "table.csv"
+    more = command(
+        "evaluate", *models, *LIMIT, "--suite", "single-step", "--epsilon", "16/255", "--matrix", "--csv", table
+    )
+    assert more.out.startswith(ended.out)
+    assert "* the strongest of a target" in more.out
+    lines = table.read_text().splitlines()
+    assert lines[0] == "source,attack,t"
+    assert lines[1] == f",clean,{1 - result['targets']['t']['clean']['error']:.4f}"
+
+
+def test_evaluate_says_what_a_reader_should_know(command, made):
+    models = ("--target", f"t={made / 'a.safetensors'}", "--source", f"same={made / 'a.safetensors'}")
+    ended = command("evaluate", *models, "--limit", "20", "--suite", "table1")
+    assert ended.err == (
+        "note: source same has the weights of target t: its attacks there are white-box\n"
+        "note: 20 images are few: an error of 50% has the 95% interval [30%, 70%]\n"
+    )
+    assert "white-box Step-LL" in ended.out
 
 
 def test_diagnose_prints_tables_and_writes_json(command, made, tmp_path):
@@ -416,7 +435,7 @@ def test_folder_that_cannot_be_written_costs_no_result(command, made, tmp_path, 
     ended = command(*words, "--out", tmp_path / "x.json")
     assert ended.code == 3
     note, error = ended.err.splitlines()
-    assert note.startswith("note: no --source")
+    assert note.startswith("note: no source, so nothing was transferred")
     assert error.startswith(f"error: cannot write {tmp_path / 'x.json'}: ")
     assert os.strerror(trouble) in error
     assert "mnist-mini/test, 100 images" in ended.out
@@ -599,8 +618,9 @@ def test_interrupted_run_stops_its_stages_and_is_resumed(command, tmp_path):
         "[train.short]\nepochs = 1\n[train.long]\nepochs = 300\n"
     )
     process = started("run", recipe, "--out", out, "--jobs", "2")
-    for path in (out / "state/short.json", out / "models/long.jsonl"):
-        wait_until(path.exists, process)
+    state = out / "state/short.json"  # written when the stage begins, and again with its digest when it has ended
+    wait_until(lambda: state.exists() and b'"digest"' in state.read_bytes(), process)
+    wait_until((out / "models/long.jsonl").exists, process)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()

@@ -51,6 +51,8 @@ REVIEWED = {
         "--seed": 0,
         "--batch-size": 250,
         "--device": "cpu",
+        "--matrix": False,
+        "--csv": None,
         "--out": None,
     },
     "fetch": {"NAME": REQUIRED, "--data-dir": None, "--mirror": MANY},
@@ -183,6 +185,8 @@ ELSEWHERE = {
     },
     "evaluate": {
         "out": "where to, not what",
+        "csv": "where to, not what",
+        "matrix": "how much is printed",
         "targets": "the recipe's names of stages, the command's references",
         "sources": "the recipe's names of stages, the command's references",
     },

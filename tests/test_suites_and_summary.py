@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ensadv_data.errors import QuantityError, UnknownNameError
-from ensadv_data.evaluation.interval import Rate, wilson_interval
+from ensadv_data.evaluation.interval import Rate, tied, wilson_interval
 from ensadv_data.evaluation.suites import SUITES, suite_named
-from ensadv_data.evaluation.summary import rate_text, summary_rows
+from ensadv_data.evaluation.summary import (
+    accuracy_rows,
+    attack_title,
+    csv_text,
+    matrix_rows,
+    rate_text,
+    remarks,
+    summary_rows,
+)
+from ensadv_data.spec import ATTACKS
 
 # Intervals
 
@@ -63,11 +75,36 @@ def test_rate_as_json_and_as_text():
     assert str(rate) == rate_text(rate.to_json()) == f"45.0 [{100 * low:.1f}, {100 * high:.1f}]"
 
 
+@given(st.integers(1, 400), st.integers(1, 400), st.data())
+def test_ties_are_those_of_the_chi_squared_test(n, m, data):
+    """scipy's test of the 2 × 2 table without correction is the square of the score test."""
+    a, b = data.draw(st.integers(0, n)), data.draw(st.integers(0, m))
+    one, two = Rate(a, n), Rate(b, m)
+    assert tied(one, two) == tied(two, one)
+    if a + b in (0, n + m):
+        assert tied(one, two)
+    else:
+        p = scipy.stats.chi2_contingency([[a, n - a], [b, m - b]], correction=False).pvalue
+        assert tied(one, two) == (p >= 0.05) or abs(p - 0.05) < 1e-9
+
+
 # Suites
 
 
 def test_suites_are_those_of_the_tables():
-    assert set(SUITES) == {"single-step", "paper"}
+    assert list(SUITES) == [
+        "single-step",
+        "paper",
+        "table1",
+        "table2",
+        "table4",
+        "table7",
+        "table8",
+        "table9",
+        "nips17",
+    ]
+    assert suite_named("table8") is suite_named("paper")
+    assert suite_named("table7") is suite_named("single-step")
     white, black = suite_named("paper").attacks(epsilon=0.3)
     assert [attack.label for attack in white] == ["fgsm", "r-fgsm"]
     assert [attack.label for attack in black] == ["fgsm", "i-fgsm", "pgd"]
@@ -85,12 +122,32 @@ def test_suites_are_those_of_the_tables():
 def test_attacks_of_a_suite_have_labels_of_their_own(name):
     suite = suite_named(name)
     assert suite.about
-    for attacks in suite.attacks(epsilon=0.3):
-        assert len({attack.label for attack in attacks}) == len(attacks) > 0
+    white, black = suite.attacks(epsilon=0.3)
+    assert white or black
+    for attacks in (white, black):
+        assert len({attack.label for attack in attacks}) == len(attacks)
+        assert {attack.epsilon for attack in attacks} <= {0.3}
+
+
+def test_halves_are_of_the_suite_s_epsilon():
+    for name in ("table2", "table4", "table9"):
+        white, black = suite_named(name).attacks(epsilon=16 / 256)
+        randomised = [attack for attack in (*white, *black) if attack.name == "r-step-ll"]
+        assert {attack.random_step for attack in randomised} == {8 / 256}
+    (_, _, two_steps), _ = suite_named("table2").attacks(epsilon=16 / 256)
+    assert two_steps.iterations == (2, 8 / 256)
+    assert [attack.name for attack in suite_named("table4").attacks(epsilon=0.1)[1]] == [
+        "fgsm",
+        "step-ll",
+        "r-step-ll",
+        "i-fgsm",
+        "pgd",
+    ]
+    assert {attack.name for attack in suite_named("nips17").attacks(epsilon=0.1)[1]} == set(ATTACKS)
 
 
 def test_unknown_suite_lists_those_that_exist():
-    with pytest.raises(UnknownNameError, match="unknown suite 'pgd'; known: single-step, paper"):
+    with pytest.raises(UnknownNameError, match="unknown suite 'pgd'; known: single-step, paper, table1"):
         suite_named("pgd")
 
 
@@ -126,7 +183,7 @@ def test_table_has_a_row_a_target_and_a_column_a_white_box_attack():
         "clean",
         "white-box FGSM",
         "white-box R+FGSM",
-        "white-box fgsm:loss=ce",
+        "white-box FGSM (loss=ce)",
         "worst black-box",
         "by",
         "mean black-box",
@@ -135,7 +192,7 @@ def test_table_has_a_row_a_target_and_a_column_a_white_box_attack():
     plain, alone = (dict(zip(columns, row, strict=True)) for row in rows)
     assert plain["target"] == "plain"
     assert plain["clean"].startswith("2.0 [0.6, ")
-    assert plain["white-box fgsm:loss=ce"] == "–"
+    assert plain["white-box FGSM (loss=ce)"] == "–"
     assert re.fullmatch(r"80\.0 \[\d\d\.\d, \d\d\.\d\]", plain["worst black-box"])
     assert plain["by"] == "I-FGSM on holdout-C"
     assert plain["mean black-box"] == "50.0"
@@ -146,3 +203,80 @@ def test_table_has_a_row_a_target_and_a_column_a_white_box_attack():
 def test_empty_result_has_no_rows():
     assert summary_rows({"targets": {}})[1] == []
     assert rate_text(None) == "–"
+
+
+def test_titles_are_the_field_s():
+    assert attack_title("r-step-ll:alpha=0.15") == "R+Step-LL (alpha=0.15)"
+    assert attack_title("pgd") == "PGD"
+    assert attack_title("mine:steps=3") == "mine (steps=3)"
+
+
+# Every measurement
+
+FULL = {
+    "n": 100,
+    "sources": {"s": "0", "t": "1"},
+    "targets": {
+        "one": {
+            "clean": rate(2),
+            "white_box": {"fgsm": rate(90), "r-fgsm": rate(95)},
+            "black_box": {"s": {"fgsm": rate(30), "pgd": rate(10)}, "t": {"fgsm": rate(40), "pgd": rate(60)}},
+            "worst_black_box": {"source": "t", "attack": "pgd", **rate(60)},
+            "mean_black_box": 0.35,
+            "any_black_box": rate(70),
+        },
+        "two": {
+            "clean": rate(3),
+            "white_box": {"fgsm": rate(20)},
+            "black_box": {"t": {"fgsm": rate(5), "pgd": rate(5)}},
+            "worst_black_box": {"source": "t", "attack": "fgsm", **rate(5)},
+            "mean_black_box": 0.05,
+            "any_black_box": rate(6),
+            "twin": "s",
+        },
+    },
+}
+
+
+def test_the_matrix_marks_the_strongest_of_each_row_and_its_ties():
+    columns, rows = matrix_rows(FULL)
+    assert columns == [
+        "target",
+        "clean",
+        "white-box FGSM",
+        "white-box R+FGSM",
+        "FGSM on s",
+        "PGD on s",
+        "FGSM on t",
+        "PGD on t",
+    ]
+    assert rows == [
+        ["one", "2.0", "90.0*", "95.0*", "30.0", "10.0", "40.0", "60.0*"],
+        ["two", "3.0", "20.0*", "–", "–", "–", "5.0*", "5.0*"],
+    ]
+
+
+def test_accuracies_are_those_of_the_competition():
+    columns, rows = accuracy_rows(FULL)
+    assert columns == ["source", "attack", "one", "two"]
+    assert rows == [
+        ["", "clean", "0.9800", "0.9700"],
+        ["s", "fgsm", "0.7000", ""],
+        ["s", "pgd", "0.9000", ""],
+        ["t", "fgsm", "0.6000", "0.9500"],
+        ["t", "pgd", "0.4000", "0.9500"],
+        ["", "mean over attacks", "0.6500", "0.9500"],
+        ["", "worst attack", "0.4000", "0.9500"],
+        ["", "worst of each image", "0.3000", "0.9400"],
+    ]
+    assert list(csv.reader(io.StringIO(csv_text(FULL)))) == [columns, *rows]
+
+
+def test_remarks_say_what_a_reader_should_know():
+    assert remarks(FULL) == ["source s has the weights of target two: its attacks there are white-box"]
+    few = {**FULL, "n": 40, "sources": {}, "targets": {}}
+    low, high = wilson_interval(20, 40)
+    assert remarks(few) == [
+        "no source, so nothing was transferred; gradients of its own can flatter a model",
+        f"40 images are few: an error of 50% has the 95% interval [{100 * low:.0f}%, {100 * high:.0f}%]",
+    ]

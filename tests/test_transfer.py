@@ -180,6 +180,9 @@ def test_source_with_the_weights_of_a_target_is_not_transferred_to_it(models, da
     assert list(got.targets[0].black_box) == ["s0"]
     assert list(got.targets[1].black_box) == ["twin", "s0"]
     alone = measure_transfer([t0], [twin], dataset, white_box=WHITE[:1], black_box=BLACK[:1], epsilon=EPSILON)
+    assert (got.targets[0].twin, got.targets[1].twin) == ("twin", None)
+    assert got.targets[0].white_box[BLACK[0].label] == alone.targets[0].white_box[BLACK[0].label]
+    assert alone.to_json()["targets"]["t0"]["twin"] == "twin"
     assert alone.targets[0].black_box == {}
     assert alone.targets[0].worst_black_box is None
     assert alone.targets[0].mean_black_box is None
@@ -318,6 +321,47 @@ def test_two_models_of_one_name_are_refused(models, dataset):
 def test_no_target_is_refused(models, dataset):
     with pytest.raises(InputError, match="at least one target"):
         measure_transfer([], models[2:], dataset, white_box=WHITE, black_box=BLACK, epsilon=EPSILON)
+
+
+def test_with_more_than_ten_classes_the_first_five_count_too(models):
+    """Eleven classes: the tenth's logit, repeated."""
+    images, labels = open_dataset("mnist-mini", "test", limit=80).read(np.arange(80))
+    data = ArrayDataset(images, labels, name="eleven", split="test", classes=11)
+
+    class Wider(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            logits = self.inner(x)
+            return torch.cat([logits, logits[:, -1:] - 1], dim=1)
+
+    target, source = (model_of(Wider(model.module), model.name) for model in (models[0], models[2]))
+    got = measure_transfer([target], [source], data, white_box=WHITE[:1], black_box=BLACK[:1], epsilon=EPSILON)
+    (row,) = got.targets
+    assert row.top5 is not None
+    x, y = torch.from_numpy(images).float() / 255, torch.from_numpy(labels)
+
+    def missed(inputs):
+        return int((target.module(inputs).argsort(dim=1, descending=True)[:, :5] != y[:, None]).all(1).sum())
+
+    def fgsm(module):
+        point = x.clone().requires_grad_(True)
+        cross_entropy(module(point), y, reduction="sum").backward()
+        return (x + EPSILON * point.grad.sign()).clamp(0, 1)
+
+    assert row.top5.clean.errors == missed(x)
+    assert row.top5.white_box[WHITE[0].label].errors == missed(fgsm(target.module))
+    assert row.top5.black_box["s0"][BLACK[0].label].errors == missed(fgsm(source.module))
+    assert row.clean.errors >= row.top5.clean.errors
+    told = got.to_json()["targets"]["t0"]
+    assert told["top5"]["worst_black_box"] == {
+        "source": "s0",
+        "attack": BLACK[0].label,
+        **row.top5.black_box["s0"][BLACK[0].label].to_json(),
+    }
+    assert "top5" not in told["top5"]
 
 
 def test_images_of_another_data_set_are_measured_too():

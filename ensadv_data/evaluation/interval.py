@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ensadv_data.errors import QuantityError
 
-__all__ = ["Rate", "wilson_interval"]
+__all__ = ["Rate", "tied", "wilson_interval"]
 
 _Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 
@@ -65,3 +65,14 @@ class Rate:
     def __str__(self) -> str:
         low, high = self.interval
         return f"{100 * self.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def tied(one: Rate, two: Rate) -> bool:
+    """Whether two error rates cannot be told apart at 95% confidence.
+
+    The two-sided score test of the difference of two proportions with a pooled variance. For rates on the same images
+    it is conservative: it does not use that they are paired.
+    """
+    pooled = (one.errors + two.errors) / (one.n + two.n)
+    deviation = math.sqrt(pooled * (1 - pooled) * (1 / one.n + 1 / two.n))
+    return abs(one.value - two.value) <= _Z95 * deviation

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["rate_text", "summary_rows"]
+from ensadv_data.evaluation.interval import Rate, tied
+
+__all__ = ["accuracy_rows", "attack_title", "csv_text", "matrix_rows", "rate_text", "remarks", "summary_rows"]
+
+FEW = 100  # images; with fewer, a 95% interval can be more than 20 points wide
 
 _TITLES = {
     "fgsm": "FGSM",
@@ -25,6 +31,12 @@ def rate_text(rate: Mapping[str, Any] | None) -> str:
     return f"{100 * rate['error']:.1f} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
 
 
+def attack_title(label: str) -> str:
+    """``r-step-ll:alpha=0.15`` → ``R+Step-LL (alpha=0.15)``."""
+    name, _, quantities = label.partition(":")
+    return _TITLES.get(name, name) + (f" ({quantities})" if quantities else "")
+
+
 def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of the summary of one evaluation, from its JSON.
 
@@ -36,7 +48,7 @@ def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
         mean over transferred attacks. All in percent.
     """
     attacks = list(dict.fromkeys(name for row in result["targets"].values() for name in row["white_box"]))
-    white = [f"white-box {_TITLES.get(name, name)}" for name in attacks]
+    white = [f"white-box {attack_title(name)}" for name in attacks]
     columns = ["target", "clean", *white, "worst black-box", "by", "mean black-box"]
     rows = []
     for name, row in result["targets"].items():
@@ -47,8 +59,100 @@ def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
                 rate_text(row["clean"]),
                 *(rate_text(row["white_box"].get(attack)) for attack in attacks),
                 rate_text(worst),
-                f"{_TITLES.get(worst['attack'], worst['attack'])} on {worst['source']}" if worst else "–",
+                f"{attack_title(worst['attack'])} on {worst['source']}" if worst else "–",
                 f"{100 * row['mean_black_box']:.1f}" if row["mean_black_box"] is not None else "–",
             ]
         )
     return columns, rows
+
+
+def matrix_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Every measurement of an evaluation, from its JSON: one row a target, one column an attack and source.
+
+    Errors in percent. In each row ``*`` marks the strongest white-box attack and the strongest transferred one, and
+    those that cannot be told from them at 95% confidence (Table 7's bold).
+    """
+    white = list(dict.fromkeys(label for row in result["targets"].values() for label in row["white_box"]))
+    black = list(
+        dict.fromkeys(
+            (source, label)
+            for row in result["targets"].values()
+            for source, by in row["black_box"].items()
+            for label in by
+        )
+    )
+    columns = [
+        "target",
+        "clean",
+        *(f"white-box {attack_title(label)}" for label in white),
+        *(f"{attack_title(label)} on {source}" for source, label in black),
+    ]
+    rows = []
+    for name, row in result["targets"].items():
+        own = [row["white_box"].get(label) for label in white]
+        other = [row["black_box"].get(source, {}).get(label) for source, label in black]
+        rows.append([name, f"{100 * row['clean']['error']:.1f}", *_marked(own), *_marked(other)])
+    return columns, rows
+
+
+def accuracy_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Attack × defence, as the NIPS 2017 competition scored it: accuracies in [0, 1], then their mean and worst.
+
+    The score of a defence is its mean accuracy over all transferred attacks; the last row is its accuracy on the images
+    that no attack fools, the worst case of each.
+    """
+    targets = result["targets"]
+    pairs = list(
+        dict.fromkeys((s, label) for row in targets.values() for s, by in row["black_box"].items() for label in by)
+    )
+
+    def accuracy(rate: Mapping[str, Any] | None) -> str:
+        return "" if rate is None else f"{1 - rate['error']:.4f}"
+
+    rows = [["", "clean", *(accuracy(row["clean"]) for row in targets.values())]]
+    for source, label in pairs:
+        cells = (accuracy(row["black_box"].get(source, {}).get(label)) for row in targets.values())
+        rows.append([source, label, *cells])
+    mean = [row["mean_black_box"] for row in targets.values()]
+    rows.append(["", "mean over attacks", *("" if value is None else f"{1 - value:.4f}" for value in mean)])
+    rows.append(["", "worst attack", *(accuracy(row["worst_black_box"]) for row in targets.values())])
+    rows.append(["", "worst of each image", *(accuracy(row["any_black_box"]) for row in targets.values())])
+    return ["source", "attack", *targets], rows
+
+
+def csv_text(result: Mapping[str, Any]) -> str:
+    """The table of :func:`accuracy_rows` as CSV (RFC 4180)."""
+    columns, rows = accuracy_rows(result)
+    text = io.StringIO()
+    csv.writer(text).writerows([columns, *rows])
+    return text.getvalue()
+
+
+def remarks(result: Mapping[str, Any]) -> list[str]:
+    """What a reader of an evaluation should know, from its JSON."""
+    told = []
+    if not result["sources"]:
+        told.append("no source, so nothing was transferred; gradients of its own can flatter a model")
+    for name, row in result["targets"].items():
+        if "twin" in row:
+            told.append(f"source {row['twin']} has the weights of target {name}: its attacks there are white-box")
+    if result["n"] < FEW:
+        low, high = Rate(result["n"] // 2, result["n"]).interval
+        told.append(
+            f"{result['n']} images are few: an error of 50% has the 95% interval [{100 * low:.0f}%, {100 * high:.0f}%]"
+        )
+    return told
+
+
+def _marked(rates: Sequence[Mapping[str, Any] | None]) -> list[str]:
+    """Errors in percent, the largest and those tied with it marked."""
+    known = [Rate(rate["errors"], rate["n"]) for rate in rates if rate]
+    best = max(known, key=lambda rate: rate.value, default=None)
+    cells = []
+    for rate in rates:
+        if rate is None or best is None:
+            cells.append("–")
+            continue
+        mark = "*" if tied(Rate(rate["errors"], rate["n"]), best) else ""
+        cells.append(f"{100 * rate['error']:.1f}{mark}")
+    return cells

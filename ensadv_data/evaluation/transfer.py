@@ -39,7 +39,9 @@ class TargetResult:
     clean: Rate
     white_box: Mapping[str, Rate]  # by attack
     black_box: Mapping[str, Mapping[str, Rate]]  # by source, then attack
-    any_black_box: Rate | None  # images that at least one transferred attack fools
+    any_black_box: Rate | None  # images that at least one transferred attack fools: the worst case of each
+    twin: str | None = None  # the source with the target's own weights, whose attacks are white-box
+    top5: TargetResult | None = None  # the same measurements by the first five classes, where there are more than ten
 
     @property
     def worst_black_box(self) -> tuple[str, str, Rate] | None:
@@ -56,7 +58,7 @@ class TargetResult:
     def to_json(self) -> dict[str, Any]:
         """As JSON: rates in [0, 1] with their 95% intervals."""
         worst = self.worst_black_box
-        return {
+        told = {
             "digest": self.digest,
             "architecture": self.architecture,
             "clean": self.clean.to_json(),
@@ -68,6 +70,11 @@ class TargetResult:
             "mean_black_box": self.mean_black_box,
             "any_black_box": self.any_black_box and self.any_black_box.to_json(),
         }
+        if self.twin is not None:
+            told["twin"] = self.twin
+        if self.top5 is not None:
+            told["top5"] = self.top5.to_json()
+        return told
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,7 @@ def measure_transfer(
     Parameters
     ----------
     targets, sources
-        Models; a source with the weights of a target is not transferred to it (that would be white-box).
+        Models. What a source does to a target with the same weights is white-box, and is shown there.
     dataset
         Test images with true labels.
     white_box, black_box
@@ -144,7 +151,8 @@ def measure_transfer(
     sample, _ = dataset.read(np.arange(min(2, len(dataset))))
     for model in (*targets, *sources):
         check_model(model, sample, classes=dataset.classes, device=device)
-    count = _Counts(len(dataset))
+    tops = (1, 5) if dataset.classes > 10 else (1,)
+    counts = {top: _Counts(len(dataset)) for top in tops}
     for start in range(0, len(dataset), batch_size):
         indices = np.arange(start, min(start + batch_size, len(dataset)))
         images, labels = dataset.read(indices)
@@ -158,30 +166,30 @@ def measure_transfer(
             advance(len(indices))
             return perturb(model.module, x, label, attack, noise=noise)
 
-        def wrong(model: Model, inputs: torch.Tensor, y: Any = y) -> Wrong:
-            logits = _finite_logits(model, inputs)
-            missed: Wrong = (logits.argmax(1) != y).cpu().numpy()
-            return missed
+        def count(target: Model, *what: str, inputs: torch.Tensor, y: Any = y, indices: Any = indices) -> None:
+            logits = _finite_logits(target, inputs)
+            for top in tops:
+                missed = logits.argmax(1) != y if top == 1 else (logits.topk(top).indices != y[:, None]).all(1)
+                counts[top].add((target.name, *what), indices, missed.cpu().numpy())
 
         for target in targets:
-            count.add((target.name, "clean"), indices, wrong(target, x))
+            count(target, "clean", inputs=x)
             for attack in white_box:
-                count.add((target.name, "white", attack.label), indices, wrong(target, attacked(target, attack)))
+                count(target, "white", attack.label, inputs=attacked(target, attack))
         for source in sources:
-            others = [target for target in targets if target.digest != source.digest]
-            if others:  # the sign of NaN is 0: a broken source would pass for a weak one
-                _finite_logits(source, x)
-            for attack in black_box if others else ():
+            _finite_logits(source, x)  # the sign of NaN is 0: a broken source would pass for a weak one
+            for attack in black_box:
                 x_adv = attacked(source, attack)
-                for target in others:
-                    count.add((target.name, "black", source.name, attack.label), indices, wrong(target, x_adv))
+                for target in targets:
+                    where = ("white",) if target.digest == source.digest else ("black", source.name)
+                    count(target, *where, attack.label, inputs=x_adv)
     return Transfer(
         data=f"{dataset.name}/{dataset.split}",
         n=len(dataset),
         epsilon=epsilon,
         suite=suite,
         sources={source.name: source.digest for source in sources},
-        targets=tuple(_result(target, sources, count) for target in targets),
+        targets=tuple(_result(target, sources, counts) for target in targets),
     )
 
 
@@ -206,7 +214,9 @@ class _Counts:
         return Rate(int(self.wrong[name].sum()), self.n)
 
 
-def _result(target: Model, sources: Sequence[Model], count: _Counts) -> TargetResult:
+def _result(target: Model, sources: Sequence[Model], counts: Mapping[int, _Counts]) -> TargetResult:
+    top5 = _result(target, sources, {1: counts[5]}) if 5 in counts else None
+    count = counts[1]
     mine = [name for name in count.wrong if name[0] == target.name]
     black = [name for name in mine if name[1] == "black"]
     fooled = np.logical_or.reduce([count.wrong[name] for name in black]) if black else None
@@ -222,4 +232,6 @@ def _result(target: Model, sources: Sequence[Model], count: _Counts) -> TargetRe
             if any(name[2] == source.name for name in black)
         },
         any_black_box=None if fooled is None else Rate(int(fooled.sum()), count.n),
+        twin=next((source.name for source in sources if source.digest == target.digest), None),
+        top5=top5,
     )

@@ -232,6 +232,7 @@ def precompute(
 @_seed_option
 @click.option("--batch-size", type=int, default=250, show_default=True)
 @_device_option
+@click.option("--shift", help="Move the images before they are attacked: rotate=DEGREES,flip=PIXELS (App. C.1).")
 @click.option("--matrix", is_flag=True, help="Print every attack and source too; * marks the strongest and its ties.")
 @click.option("--csv", type=_PATH, help="Attack × target to write: accuracies, their mean and their worst.")
 @click.option("--out", type=_PATH, help="JSON to write.")

@@ -26,6 +26,7 @@ from ensadv_data.errors import EnsadvError, Interrupted, OutputError
 from ensadv_data.evaluation.run import evaluate
 from ensadv_data.files import sha256_of_file, write_atomic
 from ensadv_data.memory import keep_freed_memory
+from ensadv_data.models import leaves, with_leaves
 from ensadv_data.precompute import precompute_store
 from ensadv_data.progress import progress_bar, silence_bars
 from ensadv_data.recipe import KINDS, Kind, Recipe, Stage, selected
@@ -260,16 +261,14 @@ _WORK: Mapping[Kind, Callable[[_Plan, Stage], None]] = {
 def _outside_files(stage: Stage) -> list[str]:
     """Weights that no stage makes: those of FILE.safetensors and of timm:NAME,weights=FILE."""
     roles = (*stage.options.values(), getattr(stage.spec, "models", None))
-    references = [reference for role in roles if isinstance(role, Mapping) for reference in role.values()]
+    references = [leaf for role in roles if isinstance(role, Mapping) for ref in role.values() for leaf in leaves(ref)]
     return [reference.partition(",weights=")[2] or reference for reference in references]
 
 
 def _reference(plan: _Plan, name: str) -> str:
-    """A stage's weights, or a model reference of the user's."""
-    for stage in plan.recipe.stages:
-        if stage.name == name and stage.kind == "train":
-            return str(plan.path(stage))
-    return name
+    """A model reference in which the names of stages have become the paths of their weights."""
+    weights = {stage.name: str(plan.path(stage)) for stage in plan.recipe.stages if stage.kind == "train"}
+    return with_leaves(name, lambda leaf: weights.get(leaf, leaf))
 
 
 def _claim(out: Path, recipe: Recipe) -> None:

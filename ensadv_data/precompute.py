@@ -30,7 +30,7 @@ from ensadv_data.dist import available_cores, check_device, intra_op_threads
 from ensadv_data.errors import EnsadvError, InputError, IntegrityError, Interrupted, ModelError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
 from ensadv_data.memory import keep_freed_memory
-from ensadv_data.models import Model, check_model, load_model
+from ensadv_data.models import Model, check_model, load_model, with_leaves
 from ensadv_data.perturbation import entries_of, equal_draws, perturb_block
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, PrecomputeSpec
@@ -292,10 +292,11 @@ def _manifest(
 
 def _absolute(spec: PrecomputeSpec) -> PrecomputeSpec:
     """A worker may have another working folder."""
-    models = {
-        name: reference if reference.partition(":")[0] in ("python", "timm") else str(Path(reference).absolute())
-        for name, reference in spec.models.items()
-    }
+
+    def absolute(reference: str) -> str:
+        return reference if reference.partition(":")[0] in ("python", "timm") else str(Path(reference).absolute())
+
+    models = {name: with_leaves(reference, absolute) for name, reference in spec.models.items()}
     return spec.model_copy(update={"models": models})
 
 

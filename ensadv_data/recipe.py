@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from ensadv_data.errors import InputError, UnknownNameError
 from ensadv_data.evaluation.suites import suite_named
-from ensadv_data.models import ARCHITECTURES
+from ensadv_data.models import ARCHITECTURES, leaves
 from ensadv_data.spec import DataSpec, EvaluateSpec, PrecomputeSpec, Spec, TrainSpec, checked, read_toml
 
 __all__ = ["KINDS", "Kind", "Recipe", "Stage", "read_recipe", "selected"]
@@ -179,7 +179,7 @@ def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Ki
 def _model_stages(references: Iterable[str], kinds: Mapping[str, Kind], *, where: str) -> list[str]:
     """The train stages among model references; what is neither a stage nor looks like a reference is a mistake."""
     inputs = []
-    for reference in dict.fromkeys(references):
+    for reference in dict.fromkeys(leaf for whole in references for leaf in leaves(whole)):
         if kinds.get(reference) == "train":
             inputs.append(reference)
         elif not (":" in reference or "/" in reference or reference.endswith(".safetensors")):

@@ -51,6 +51,7 @@ REVIEWED = {
         "--seed": 0,
         "--batch-size": 250,
         "--device": "cpu",
+        "--shift": None,
         "--matrix": False,
         "--csv": None,
         "--out": None,

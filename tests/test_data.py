@@ -123,6 +123,7 @@ def test_public_face() -> None:
         "digest_of",
         "open_data",
         "open_dataset",
+        "shifted",
     ]
     assert DATASETS == ("mnist-mini", "mnist", "fashion-mnist") == tuple(idx.SOURCES)
 

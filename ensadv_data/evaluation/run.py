@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ensadv_data.data import open_data
+from ensadv_data.data import open_data, shifted
 from ensadv_data.evaluation.suites import suite_named
 from ensadv_data.evaluation.transfer import Transfer, measure_transfer
 from ensadv_data.models import load_models
@@ -25,6 +25,8 @@ def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], 
     suite = suite_named(spec.suite)
     white_box, black_box = suite.attacks(epsilon=spec.epsilon)
     dataset = open_data(data.model_copy(update={"limit": spec.images}), "test")
+    if spec.shift is not None:
+        dataset = shifted(dataset, spec.shift, seed=spec.seed)
     models = load_models([targets, sources], device=spec.device)
     work = (len(targets) * len(white_box) + len(sources) * len(black_box)) * len(dataset)
     with progress_bar("evaluate", total=work, unit="attacks") as advance:

@@ -5,6 +5,8 @@ A reference is one of
     FILE.safetensors             ours; its metadata names the architecture and the training record
     timm:NAME[,weights=FILE]     a model of timm (extra ``timm``), weights from a local safetensors file
     python:MODULE:FACTORY        ``FACTORY()`` returns a torch.nn.Module
+    mean-probabilities:REF+REF…  an ensemble (Liu et al. 2017); also mean-logits:REF+REF…
+    binarised:REF                REF behind a rounding of its input (App. C.1)
 
 Every model maps float images in [0, 1], (N, C, H, W), to logits (N, K) and normalises inside.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 from ensadv_data.models.architectures import ARCHITECTURES, build_model
 from ensadv_data.models.check import check_model
+from ensadv_data.models.composite import leaves, with_leaves
 from ensadv_data.models.reference import Model, load_model, load_models
 from ensadv_data.models.weights import read_metadata, save_model, weights_digest
 
@@ -21,9 +24,11 @@ __all__ = [
     "Model",
     "build_model",
     "check_model",
+    "leaves",
     "load_model",
     "load_models",
     "read_metadata",
     "save_model",
     "weights_digest",
+    "with_leaves",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from torch import nn
 from ensadv_data.errors import IntegrityError, ModelError, UnknownNameError
 from ensadv_data.keys import torch_seeded
 from ensadv_data.models.architectures import build_model
+from ensadv_data.models.composite import COMPOSITES
 from ensadv_data.models.weights import fill_weights, read_metadata, weights_digest
 
 __all__ = ["Model", "load_model", "load_models"]
@@ -45,6 +47,8 @@ def load_model(reference: str, *, name: str | None = None, device: str = "cpu") 
     """
     record: Mapping[str, Any] = {}
     kind, colon, rest = reference.partition(":")
+    if colon and kind in COMPOSITES:
+        return _from_members(kind, rest, name=name or kind, device=device)
     if colon and kind == "python":
         module, architecture = _from_python(rest), rest
     elif colon and kind == "timm":
@@ -69,6 +73,22 @@ def load_models(roles: Sequence[Mapping[str, str]], *, device: str = "cpu") -> l
     references = dict.fromkeys(reference for role in roles for reference in role.values())
     loaded = {reference: load_model(reference, device=device) for reference in references}
     return [[replace(loaded[reference], name=name) for name, reference in role.items()] for role in roles]
+
+
+def _from_members(kind: str, rest: str, *, name: str, device: str) -> Model:
+    references = [rest] if kind == "binarised" else rest.split("+")
+    if not all(references):
+        raise ModelError(f"expected {kind}:REF{'' if kind == 'binarised' else '+REF…'}, got {kind}:{rest}")
+    members = [load_model(reference, device=device) for reference in references]
+    architectures = "+".join(member.architecture for member in members)
+    return Model(
+        name=name,
+        module=COMPOSITES[kind]([member.module for member in members]).eval(),
+        reference=f"{kind}:{rest}",
+        architecture=f"{kind}:{architectures}",
+        digest=hashlib.sha256("|".join([kind, *(member.digest for member in members)]).encode()).hexdigest(),
+        record={"members": [dict(member.record) for member in members]},
+    )
 
 
 def _from_file(path: Path) -> tuple[nn.Module, str, Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ensadv_data.spec.attack import ATTACKS, AttackSpec, EpsilonSpec, parse_attack, parse_epsilon
 from ensadv_data.spec.base import Spec, checked, parse_quantity, read_toml
-from ensadv_data.spec.stages import MEASURES, DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, TrainSpec
+from ensadv_data.spec.stages import MEASURES, DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, ShiftSpec, TrainSpec
 
 __all__ = [
     "ATTACKS",
@@ -19,6 +19,7 @@ __all__ = [
     "EpsilonSpec",
     "EvaluateSpec",
     "PrecomputeSpec",
+    "ShiftSpec",
     "Spec",
     "TrainSpec",
     "checked",

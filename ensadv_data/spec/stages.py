@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from ensadv_data.errors import InputError, QuantityError
+from ensadv_data.errors import InputError, QuantityError, UnknownNameError
 from ensadv_data.spec.attack import Attack, AttackSpec, EpsilonLaw, EpsilonSpec, parse_attack
-from ensadv_data.spec.base import Epsilon, Spec
+from ensadv_data.spec.base import Epsilon, Spec, checked, parse_quantity
 
-__all__ = ["MEASURES", "DataSpec", "DiagnoseSpec", "EvaluateSpec", "PrecomputeSpec", "TrainSpec"]
+__all__ = ["MEASURES", "DataSpec", "DiagnoseSpec", "EvaluateSpec", "PrecomputeSpec", "ShiftSpec", "TrainSpec"]
 
 # What a store holds beside its sources (docs/format.md): no source can have one of these names.
 _STORE_NAMES = frozenset({"zarr.json", "manifest.json", "example_digest", "progress"})
@@ -119,12 +119,53 @@ class PrecomputeSpec(Spec):
         return self
 
 
+class ShiftSpec(Spec):
+    """How test images are moved before they are attacked (App. C.1): rotated, then some pixels flipped."""
+
+    rotate: float = Field(default=0.0, ge=-180, le=180)  # degrees, counter-clockwise
+    flip: int = Field(default=0, ge=0)  # pixels of each image
+
+    @property
+    def label(self) -> str:
+        """Such as ``rotate=20,flip=5``."""
+        return f"rotate={self.rotate:g},flip={self.flip}"
+
+    def check(self, shape: tuple[int, int, int]) -> None:
+        """Refuse what images of that shape do not have; raises InputError."""
+        if self.flip > shape[1] * shape[2]:
+            raise InputError(f"flip: expected at most the {shape[1] * shape[2]} pixels of an image, got {self.flip}")
+
+
+def parse_shift(text: str) -> ShiftSpec:
+    """Read ``rotate=DEGREES,flip=PIXELS``, each of them or both.
+
+    Raises
+    ------
+    UnknownNameError
+        Another key.
+    InputError
+        A value is outside its range.
+    """
+    fields: dict[str, Any] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or key not in ShiftSpec.model_fields:
+            raise UnknownNameError("key of shift", item, sorted(ShiftSpec.model_fields))
+        number = parse_quantity(value, name=key)
+        fields[key] = int(number) if key == "flip" and number.is_integer() else number
+    return checked(ShiftSpec, fields, where=f"shift {text!r}")
+
+
+Shift = Annotated[ShiftSpec, BeforeValidator(lambda value: parse_shift(value) if isinstance(value, str) else value)]
+
+
 class EvaluateSpec(Spec):
     """Targets × sources under a suite."""
 
     suite: str = "paper"
     epsilon: Epsilon = 0.3
     images: int | None = Field(default=None, ge=1)
+    shift: Shift | None = None
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=250, ge=1)
     device: str = "cpu"

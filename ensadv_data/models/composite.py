@@ -1,0 +1,84 @@
+"""Models made of models: ensembles as sources (Liu et al. 2017), and the binarising wrapper of Appendix C.1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["COMPOSITES", "Binarised", "MeanLogits", "MeanProbabilities", "leaves", "with_leaves"]
+
+
+class MeanProbabilities(nn.Module):
+    """The logarithm of the members' mean probabilities; its softmax is that mean."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        answers = torch.stack([member(x_NCHW).log_softmax(dim=1) for member in self.members])
+        mean: Tensor = answers.logsumexp(dim=0) - torch.tensor(float(len(self.members))).log()
+        return mean
+
+
+class MeanLogits(MeanProbabilities):
+    """The mean of the members' logits."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        return torch.stack([member(x_NCHW) for member in self.members]).mean(dim=0)
+
+
+class _Round(torch.autograd.Function):
+    @staticmethod
+    def forward(context: object, x: Tensor) -> Tensor:
+        return (x > 0.5).to(x.dtype)
+
+    @staticmethod
+    def backward(context: object, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Binarised(nn.Module):
+    """A model of black and white images: pixels above ½ become 1, the others 0 (Appendix C.1).
+
+    Rounding has the derivative 0, which would stop every attack that follows a gradient without making the model any
+    more robust. So the gradient passes through it unchanged (the straight-through estimator; Athalye et al. 2018).
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        logits: Tensor = self.inner(_Round.apply(x_NCHW))  # type: ignore[no-untyped-call]
+        return logits
+
+
+COMPOSITES: Mapping[str, Callable[[Sequence[nn.Module]], nn.Module]] = {
+    "mean-probabilities": MeanProbabilities,
+    "mean-logits": MeanLogits,
+    "binarised": lambda members: Binarised(members[0]),
+}
+
+
+def leaves(reference: str) -> list[str]:
+    """The references that a reference is made of: itself, or the members of a composite."""
+    kind, colon, rest = reference.partition(":")
+    if not colon or kind not in COMPOSITES:
+        return [reference]
+    members = [rest] if kind == "binarised" else rest.split("+")
+    return [leaf for member in members for leaf in leaves(member)]
+
+
+def with_leaves(reference: str, change: Callable[[str], str]) -> str:
+    """The same composite of other references; ``change`` is asked for each of :func:`leaves`."""
+    kind, colon, rest = reference.partition(":")
+    if not colon or kind not in COMPOSITES:
+        return change(reference)
+    members = [rest] if kind == "binarised" else rest.split("+")
+    return f"{kind}:" + "+".join(with_leaves(member, change) for member in members)

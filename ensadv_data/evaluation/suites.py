@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from ensadv_data.errors import UnknownNameError
-from ensadv_data.spec import AttackSpec, parse_attack
+from ensadv_data.errors import InputError, QuantityError, UnknownNameError
+from ensadv_data.evaluation.outside import OutsideAttack, is_outside, parse_outside
+from ensadv_data.spec import AttackSpec, parse_attack, read_toml
 
-__all__ = ["SUITES", "Suite", "suite_named"]
+__all__ = ["SUITES", "Attack", "Suite", "suite_named"]
+
+
+Attack = AttackSpec | OutsideAttack
 
 
 @dataclass(frozen=True)
@@ -19,13 +24,28 @@ class Suite:
     black_box: tuple[str, ...]
     about: str
 
-    def attacks(self, *, epsilon: float) -> tuple[tuple[AttackSpec, ...], tuple[AttackSpec, ...]]:
-        """White-box and black-box attacks at one L∞ radius, pixels in [0, 1]."""
+    def attacks(self, *, epsilon: float) -> tuple[tuple[Attack, ...], tuple[Attack, ...]]:
+        """White-box and black-box attacks at one L∞ radius, pixels in [0, 1].
+
+        Raises
+        ------
+        InputError
+            A text is not that of an attack.
+        """
         white, black = (
-            tuple(parse_attack(text.format(half=epsilon / 2), epsilon=epsilon) for text in texts)
+            tuple(_attack(text.replace("{half}", repr(epsilon / 2)), epsilon) for text in texts)
             for texts in (self.white_box, self.black_box)
         )
         return white, black
+
+
+def _attack(text: str, epsilon: float) -> Attack:
+    if is_outside(text):
+        return parse_outside(text, epsilon=epsilon)
+    attack = parse_attack(text, epsilon=epsilon)
+    if attack.epsilon != epsilon:
+        raise QuantityError(f"suite: expected attacks without an epsilon of their own, got {text!r}")
+    return attack
 
 
 _TABLE7 = Suite(
@@ -70,13 +90,34 @@ SUITES: Mapping[str, Suite] = {
 
 
 def suite_named(name: str) -> Suite:
-    """Look a suite up.
+    """Look a suite up, or read one from a TOML file with the lists ``white_box`` and ``black_box``.
 
     Raises
     ------
     UnknownNameError
         No suite has that name; the message lists them.
+    InputError
+        The file is not that of a suite.
     """
+    if name.endswith(".toml"):
+        return _read(Path(name))
     if name not in SUITES:
         raise UnknownNameError("suite", name, SUITES)
     return SUITES[name]
+
+
+def _read(path: Path) -> Suite:
+    table = read_toml(path)
+    lists = {}
+    for key, value in table.items():
+        if key not in ("white_box", "black_box", "about"):
+            raise UnknownNameError(f"key in {path}", key, ("white_box", "black_box", "about"))
+        if key != "about":
+            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+                raise InputError(f"{path}: {key}: expected a list of attacks, got {value!r}")
+            if len(set(value)) < len(value):
+                raise InputError(f"{path}: {key}: expected each attack once, got {', '.join(value)}")
+            lists[key] = tuple(value)
+    if not any(lists.values()):
+        raise InputError(f"{path}: expected attacks in white_box or black_box, got none")
+    return Suite(lists.get("white_box", ()), lists.get("black_box", ()), about=str(table.get("about", path.stem)))

@@ -20,9 +20,10 @@ from ensadv_data.attacks.gradient import logits_of
 from ensadv_data.data import Dataset
 from ensadv_data.errors import InputError, ModelError
 from ensadv_data.evaluation.interval import Rate
-from ensadv_data.keys import derive_key
+from ensadv_data.evaluation.outside import OutsideAttack
+from ensadv_data.evaluation.suites import Attack
+from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.models import Model, check_model
-from ensadv_data.spec import AttackSpec
 
 __all__ = ["TargetResult", "Transfer", "measure_transfer"]
 
@@ -107,8 +108,8 @@ def measure_transfer(
     sources: Sequence[Model],
     dataset: Dataset,
     *,
-    white_box: Sequence[AttackSpec],
-    black_box: Sequence[AttackSpec],
+    white_box: Sequence[Attack],
+    black_box: Sequence[Attack],
     epsilon: float,
     suite: str = "",
     seed: int = 0,
@@ -159,11 +160,14 @@ def measure_transfer(
         x = torch.from_numpy(images).to(device).float() / 255
         y = torch.from_numpy(labels).to(device)
 
-        def attacked(model: Model, attack: AttackSpec, x: Any = x, y: Any = y, indices: Any = indices) -> torch.Tensor:
+        def attacked(model: Model, attack: Attack, x: Any = x, y: Any = y, indices: Any = indices) -> torch.Tensor:
+            advance(len(indices))
+            if isinstance(attack, OutsideAttack):
+                with torch_seeded(device, "outside attack", seed, attack.label, int(indices[0])):
+                    return attack.perturb(model.module, x, y)
             label = attack_label(model.module, x, attack, y)
             key = derive_key("evaluation", seed, attack.label)
             noise = noise_of(attack, dataset.shape, seed=key, examples=indices, device=device)
-            advance(len(indices))
             return perturb(model.module, x, label, attack, noise=noise)
 
         def count(target: Model, *what: str, inputs: torch.Tensor, y: Any = y, indices: Any = indices) -> None:

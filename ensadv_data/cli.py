@@ -232,6 +232,7 @@ def precompute(
 @_seed_option
 @click.option("--batch-size", type=int, default=250, show_default=True)
 @_device_option
+@click.option("--loss", default="margin", show_default=True, help="Of attacks that name none: margin, or ce.")
 @click.option("--shift", help="Move the images before they are attacked: rotate=DEGREES,flip=PIXELS (App. C.1).")
 @click.option("--matrix", is_flag=True, help="Print every attack and source too; * marks the strongest and its ties.")
 @click.option("--csv", type=_PATH, help="Attack × target to write: accuracies, their mean and their worst.")
@@ -377,6 +378,8 @@ def _run(recipe: Recipe, out: Path, *, until: str | None, jobs: int | None) -> N
     for made in _of_kind(runs, "evaluate"):
         result = json.loads((out / made.stage.output).read_text(encoding="utf-8"))
         print_result(result)
+    for made in _of_kind(runs, "diagnose"):
+        print_diagnosis(json.loads((out / made.stage.output).read_text(encoding="utf-8")))
     for made in _of_kind(runs, "report"):
         click.echo(f"report: {out / made.stage.output}")
 

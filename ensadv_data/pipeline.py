@@ -23,6 +23,7 @@ from typing import Any
 from ensadv_data.data import open_data
 from ensadv_data.dist import available_cores, check_device
 from ensadv_data.errors import EnsadvError, Interrupted, OutputError
+from ensadv_data.evaluation.diagnosis import diagnose
 from ensadv_data.evaluation.run import evaluate
 from ensadv_data.files import sha256_of_file, write_atomic
 from ensadv_data.memory import keep_freed_memory
@@ -31,7 +32,7 @@ from ensadv_data.precompute import precompute_store
 from ensadv_data.progress import progress_bar, silence_bars
 from ensadv_data.recipe import KINDS, Kind, Recipe, Stage, selected
 from ensadv_data.report import write_report
-from ensadv_data.spec import EvaluateSpec, PrecomputeSpec, TrainSpec
+from ensadv_data.spec import DiagnoseSpec, EvaluateSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.training import train
 
 __all__ = ["StageRun", "run_recipe"]
@@ -231,9 +232,17 @@ def _evaluate(plan: _Plan, stage: Stage) -> None:
     targets, sources = (
         {name: _reference(plan, ref) for name, ref in stage.options[role].items()} for role in ("targets", "sources")
     )
-    result = evaluate(spec, plan.recipe.data, targets=targets, sources=sources)
-    text = json.dumps(result.to_json(), indent=1) + "\n"
-    write_atomic(plan.path(stage), text.encode())
+    _write_json(plan.path(stage), evaluate(spec, plan.recipe.data, targets=targets, sources=sources).to_json())
+
+
+def _diagnose(plan: _Plan, stage: Stage) -> None:
+    spec = stage.spec
+    if not isinstance(spec, DiagnoseSpec):
+        raise TypeError(stage.name)
+    roles = {
+        role: {name: _reference(plan, ref) for name, ref in named.items()} for role, named in stage.options.items()
+    }
+    _write_json(plan.path(stage), diagnose(spec, plan.recipe.data, **roles).to_json())
 
 
 def _report(plan: _Plan, stage: Stage) -> None:
@@ -250,10 +259,15 @@ def _report(plan: _Plan, stage: Stage) -> None:
     )
 
 
+def _write_json(path: Path, result: Mapping[str, Any]) -> None:
+    write_atomic(path, (json.dumps(result, indent=1) + "\n").encode())
+
+
 _WORK: Mapping[Kind, Callable[[_Plan, Stage], None]] = {
     "train": _train,
     "precompute": _precompute,
     "evaluate": _evaluate,
+    "diagnose": _diagnose,
     "report": _report,
 }
 

@@ -1,10 +1,12 @@
 """Recipes: a TOML file names stages, and this checks all of it before anything runs.
 
+extends = "FILE"           another recipe, whose tables these are laid over; its stages run if these read them
 [data]                     data set of all stages
 [defaults.train]           fields that every train stage starts from
 [train.NAME]               → models/NAME.safetensors     fields of ``train``; shards are names of stages
 [precompute.NAME]          → shards/NAME/                fields of ``precompute``; models are names of stages
 [evaluate.NAME]            → results/NAME.json           targets, sources: names of stages or NAME=REF
+[diagnose.NAME]            → results/NAME.json           models, others, static, holdouts: likewise
 [report]                   → report.html                 title
 """
 
@@ -17,14 +19,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ensadv_data.errors import InputError, UnknownNameError
+from ensadv_data.evaluation.diagnosis import check_roles
 from ensadv_data.evaluation.suites import suite_named
 from ensadv_data.models import ARCHITECTURES, leaves
-from ensadv_data.spec import DataSpec, EvaluateSpec, PrecomputeSpec, Spec, TrainSpec, checked, read_toml
+from ensadv_data.spec import DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, Spec, TrainSpec, checked, read_toml
 
 __all__ = ["KINDS", "Kind", "Recipe", "Stage", "read_recipe", "selected"]
 
-Kind = Literal["train", "precompute", "evaluate", "report"]
-KINDS: tuple[Kind, ...] = ("train", "precompute", "evaluate", "report")
+Kind = Literal["train", "precompute", "evaluate", "diagnose", "report"]
+STAGES: tuple[Kind, ...] = ("train", "precompute", "evaluate", "diagnose")  # each a table of stages by name
+KINDS: tuple[Kind, ...] = (*STAGES, "report")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Stage:
             "train": f"models/{self.name}.safetensors",
             "precompute": f"shards/{self.name}",
             "evaluate": f"results/{self.name}.json",
+            "diagnose": f"results/{self.name}.json",
             "report": "report.html",
         }[self.kind]
 
@@ -81,7 +86,7 @@ def read_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     InputError
         A field is wrong, a stage reads one that does not exist, or stages read each other in a circle.
     """
-    table = read_toml(path)
+    top, table = read_toml(path), _extended(path)
     for text in overrides:
         _override(table, text)
     unknown = [key for key in table if key not in ("name", "data", "defaults", *KINDS)]
@@ -90,13 +95,13 @@ def read_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     data = checked(DataSpec, _table(table, "data", path), where=f"{path}: data")
     defaults = _table(table, "defaults", path)
     for key in defaults:
-        if key not in KINDS[:3]:
-            raise UnknownNameError(f"table in {path}: defaults", key, KINDS[:3])
+        if key not in STAGES:
+            raise UnknownNameError(f"table in {path}: defaults", key, STAGES)
     recipe_name = table.get("name", path.stem)
     if not isinstance(recipe_name, str) or not recipe_name.strip() or "/" in recipe_name:
         raise InputError(f"{path}: name: expected the name of a folder, got {recipe_name!r}")
     kinds: dict[str, Kind] = {}
-    for kind in KINDS[:3]:
+    for kind in STAGES:
         for name in _table(table, kind, path):
             _check_name(name, where=f"{path}: {kind}")
             if name in kinds:
@@ -106,12 +111,15 @@ def read_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     for name, kind in kinds.items():
         fields = {**_table(defaults, kind, path), **_table(_table(table, kind, path), name, path)}
         stages.append(_stage(name, kind, fields, kinds, where=f"{path}: {kind}.{name}"))
+    if "extends" in top:  # of the other recipe only what these stages read
+        own = {name for kind in STAGES for name in _table(top, kind, path)}
+        stages = list(_needed(stages, own))
     if "report" in table:
         options = _table(table, "report", path)
         for key in options:
             if key != "title":
                 raise UnknownNameError(f"key in {path}: report", key, ["title"])
-        inputs = tuple(kinds)
+        inputs = tuple(stage.name for stage in stages)
         stages.append(Stage("report", "report", None, inputs, {"title": str(options.get("title", path.stem))}))
     return Recipe(recipe_name, data, _ordered(stages, path))
 
@@ -120,12 +128,41 @@ def selected(recipe: Recipe, until: str | None) -> tuple[Stage, ...]:
     """The stage ``until`` and all that it needs, in order; every stage where it is None."""
     if until is None:
         return recipe.stages
-    needed, todo = set(), [recipe.stage(until)]
+    return _needed(recipe.stages, {recipe.stage(until).name})
+
+
+def _needed(stages: Sequence[Stage], names: Iterable[str]) -> tuple[Stage, ...]:
+    """The stages of these names and all that they need, in the order of ``stages``."""
+    known = {stage.name: stage for stage in stages}
+    needed, todo = set[str](), list(names)
     while todo:
-        stage = todo.pop()
-        needed.add(stage.name)
-        todo += [recipe.stage(name) for name in stage.inputs if name not in needed]
-    return tuple(stage for stage in recipe.stages if stage.name in needed)
+        name = todo.pop()
+        if name not in needed:
+            needed.add(name)
+            todo += known[name].inputs
+    return tuple(stage for stage in stages if stage.name in needed)
+
+
+def _extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The tables of a recipe over those of the recipe that it extends, if it does."""
+    if path.resolve() in seen:
+        raise InputError(f"{path}: extends: expected another recipe, got one that extends this one")
+    table = read_toml(path)
+    base = table.pop("extends", None)
+    if base is None:
+        return table
+    if not isinstance(base, str):
+        raise InputError(f"{path}: extends: expected the path of a recipe, got {base!r}")
+    return _merged(_extended(path.parent / base, (*seen, path.resolve())), table)
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are merged key by key; everything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _override(table: dict[str, Any], text: str) -> None:
@@ -165,13 +202,18 @@ def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Ki
                 stages = [other for other, k in kinds.items() if k == "precompute"]
                 raise UnknownNameError(f"precompute stage in {where}", shard, stages)
     else:
-        for role in ("targets", "sources"):
+        roles = ("targets", "sources") if kind == "evaluate" else ("models", "others", "static", "holdouts")
+        for role in roles:
             options[role] = _names(fields.pop(role, {}), where=f"{where}: {role}")
-        if not options["targets"]:
-            raise InputError(f"{where}: targets: expected at least one train stage or reference, got none")
-        spec = evaluate_spec = checked(EvaluateSpec, fields, where=where)
-        suite_named(evaluate_spec.suite).attacks(epsilon=evaluate_spec.epsilon)
-        named = (*options["targets"].values(), *options["sources"].values())
+        if not options[roles[0]]:
+            raise InputError(f"{where}: {roles[0]}: expected at least one train stage or reference, got none")
+        if kind == "evaluate":
+            spec = evaluate_spec = checked(EvaluateSpec, fields, where=where)
+            suite_named(evaluate_spec.suite).attacks(epsilon=evaluate_spec.epsilon)
+        else:
+            spec = diagnose_spec = checked(DiagnoseSpec, fields, where=where)
+            check_roles(diagnose_spec, **options)
+        named = [reference for role in roles for reference in options[role].values()]
         inputs = _model_stages(named, kinds, where=where)
     return Stage(name, kind, spec, tuple(inputs), options)
 

@@ -51,6 +51,7 @@ REVIEWED = {
         "--seed": 0,
         "--batch-size": 250,
         "--device": "cpu",
+        "--loss": "margin",
         "--shift": None,
         "--matrix": False,
         "--csv": None,

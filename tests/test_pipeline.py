@@ -18,7 +18,7 @@ from ensadv_data.evaluation.run import evaluate
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.pipeline import run_recipe
 from ensadv_data.recipe import read_recipe, selected
-from ensadv_data.spec import DataSpec, EvaluateSpec, TrainSpec
+from ensadv_data.spec import DataSpec, EvaluateSpec, TrainSpec, read_toml
 from laws import started, wait_until
 
 TINY = """
@@ -213,17 +213,117 @@ def test_name_and_title_are_the_files_unless_given(tmp_path):
 PACKAGED = sorted(entry.name for entry in (files("ensadv_data") / "pipelines").iterdir() if entry.name[0] != ".")
 
 
+PACKAGED_KINDS = {
+    "mnist-demo.toml": {"train", "precompute", "evaluate", "report"},
+    "mnist-models.toml": {"train", "precompute"},
+    "mnist-table6.toml": {"train", "diagnose"},
+    "mnist-table7.toml": {"train", "evaluate", "report"},
+    "mnist-table8.toml": {"train", "precompute", "evaluate", "report"},
+    "mnist-c1.toml": {"train", "evaluate"},
+}
+
+
 @pytest.mark.parametrize("name", PACKAGED)
 def test_packaged_recipe_is_read(name):
     path = Path(str(files("ensadv_data") / "pipelines" / name))
     recipe = read_recipe(path)
-    assert name == f"{recipe.name}.toml"
+    shares = read_toml(path).get("extends") or name == "mnist-models.toml"
+    assert recipe.name == ("mnist-paper" if shares else name.removesuffix(".toml"))
     kinds = {stage.kind for stage in recipe.stages}
-    assert kinds == {"train", "precompute", "evaluate", "report"}
-    for stage in recipe.stages:
-        if stage.kind == "evaluate":  # what is held out is no source of any store
-            stores = [s for s in recipe.stages if s.kind == "precompute"]
-            assert not set(stage.options["sources"].values()) & {ref for s in stores for ref in s.inputs}
+    assert kinds == PACKAGED_KINDS[name]
+    # what is held out is no source of any store
+    held_out = {
+        ref for s in recipe.stages for ref in s.options.get("sources", {}).values() if ref.startswith("holdout")
+    }
+    stores = {ref for s in recipe.stages if s.kind == "precompute" for ref in s.inputs}
+    assert not held_out & stores
+    if name in ("mnist-demo.toml", "mnist-table8.toml"):
+        assert held_out
+
+
+def test_recipes_of_the_tables_share_their_models():
+    """A stage of one name is the same stage in all that extend the models: each is trained once."""
+    folder = Path(str(files("ensadv_data") / "pipelines"))
+    every = {stage.name: stage for stage in read_recipe(folder / "mnist-models.toml").stages}
+    for name in PACKAGED:
+        if read_toml(folder / name).get("extends"):
+            for stage in read_recipe(folder / name).stages:
+                if stage.kind in ("train", "precompute"):
+                    assert stage == every[stage.name]
+
+
+EXTENDING = """
+extends = "tiny.toml"
+[train.static]
+epochs = 3
+[evaluate.second]
+targets = ["static"]
+sources = { also = "mean-logits:static+other" }
+"""
+
+
+def test_a_recipe_extends_another_and_takes_what_it_needs(tmp_path):
+    (tmp_path / "tiny.toml").write_text(TINY, encoding="utf-8")
+    recipe = read_recipe(written(tmp_path, EXTENDING))
+    assert recipe.name == "tiny"
+    assert [stage.name for stage in recipe.stages] == ["static", "other", "second", "report"]
+    spec = recipe.stage("static").spec
+    assert isinstance(spec, TrainSpec)
+    assert (spec.architecture, spec.epochs, spec.seed) == ("D", 3, 1)
+    assert recipe.stage("report").inputs == ("static", "other", "second")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('extends = "recipe.toml"', "extends this one"),
+        ("extends = 3", "path of a recipe, got 3"),
+        ('extends = "x"', "x"),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(tmp_path, text, words):
+    with pytest.raises(InputError, match=words):
+        read_recipe(written(tmp_path, text))
+
+
+DIAGNOSING = """
+data = { data = "mnist-mini", limit = 64 }
+[defaults.train]
+architecture = "D"
+epochs = 1
+[train.one]
+[train.two]
+seed = 1
+[diagnose.both]
+measures = ["rounding", "discrepancy"]
+models = ["one", "two"]
+static = ["one"]
+holdouts = ["two"]
+images = 20
+"""
+
+
+def test_a_diagnosis_is_a_stage(tmp_path):
+    assert rerun(tmp_path, DIAGNOSING)["both"] == "ran"
+    found = json.loads((tmp_path / "out/results/both.json").read_text())
+    assert set(found["models"]) == {"one", "two"}
+    assert set(found["discrepancy"]) == {"two"}
+    assert set(rerun(tmp_path, DIAGNOSING).values()) == {"skipped"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('models = ["one", "two"]', "", "models: expected at least one train stage or reference"),
+        ('static = ["one"]', "", "discrepancy: expected at least two models, one static source"),
+        ('holdouts = ["two"]', 'holdouts = ["three"]', "unknown train stage"),
+        ("images = 20", 'epsilon = 0.1\nsingle = "fgsm:epsilon=0.3"', "no epsilon in the attack"),
+        ("images = 20", "image = 20", "unknown key"),
+    ],
+)
+def test_a_bad_diagnosis_is_refused_before_anything_runs(tmp_path, old, new, words):
+    with pytest.raises(EnsadvError, match=words):
+        read_recipe(written(tmp_path, DIAGNOSING.replace(old, new)))
 
 
 def test_demo_is_packaged_and_recipes_are_found_from_the_root():

@@ -22,7 +22,7 @@ from ensadv_data.models import Model, check_model, load_models
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, DiagnoseSpec
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["Diagnosis", "check_roles", "diagnose"]
 
 ZOOM = 10  # how many times smaller the second surface is
 
@@ -79,13 +79,7 @@ def diagnose(
         A model, quantity or data set is wrong, or the discrepancy lacks sources.
     """
     static, holdouts, others = static or {}, holdouts or {}, others or {}
-    if "discrepancy" in spec.measures and (len(models) < 2 or not static or not holdouts):
-        raise InputError(
-            "discrepancy: expected at least two models, one static source and one holdout, "
-            f"got {len(models)}, {len(static)} and {len(holdouts)}"
-        )
-    if len(others) > 1 and (unknown := [name for name in others if name not in models]):
-        raise InputError(f"other: expected names of models, or one other for all; got {', '.join(unknown)}")
+    check_roles(spec, models=models, others=others, static=static, holdouts=holdouts)
     whole = open_data(data.model_copy(update={"limit": None}), "test")
     dataset = open_data(data.model_copy(update={"limit": spec.images and min(spec.images, len(whole))}), "test")
     for example in spec.examples if "surface" in spec.measures else ():
@@ -114,6 +108,30 @@ def diagnose(
         models=found,
         discrepancy=distances,
     )
+
+
+def check_roles(
+    spec: DiagnoseSpec,
+    *,
+    models: Mapping[str, str],
+    others: Mapping[str, str],
+    static: Mapping[str, str],
+    holdouts: Mapping[str, str],
+) -> None:
+    """Refuse models that are not enough for what is asked.
+
+    Raises
+    ------
+    InputError
+        The discrepancy lacks models or sources, or an other direction belongs to no model.
+    """
+    if "discrepancy" in spec.measures and (len(models) < 2 or not static or not holdouts):
+        raise InputError(
+            "discrepancy: expected at least two models, one static source and one holdout, "
+            f"got {len(models)}, {len(static)} and {len(holdouts)}"
+        )
+    if len(others) > 1 and (unknown := [name for name in others if name not in models]):
+        raise InputError(f"others: expected names of models, or one other for all; got {', '.join(unknown)}")
 
 
 def _work(spec: DiagnoseSpec, n: int) -> dict[str, int]:

@@ -23,7 +23,7 @@ def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], 
         A model, suite or data set is wrong.
     """
     suite = suite_named(spec.suite)
-    white_box, black_box = suite.attacks(epsilon=spec.epsilon)
+    white_box, black_box = suite.attacks(epsilon=spec.epsilon, loss=spec.loss)
     dataset = open_data(data.model_copy(update={"limit": spec.images}), "test")
     if spec.shift is not None:
         dataset = shifted(dataset, spec.shift, seed=spec.seed)

@@ -24,8 +24,10 @@ class Suite:
     black_box: tuple[str, ...]
     about: str
 
-    def attacks(self, *, epsilon: float) -> tuple[tuple[Attack, ...], tuple[Attack, ...]]:
+    def attacks(self, *, epsilon: float, loss: str = "margin") -> tuple[tuple[Attack, ...], tuple[Attack, ...]]:
         """White-box and black-box attacks at one L∞ radius, pixels in [0, 1].
+
+        ``loss`` is that of the attacks that name none, but for PGD, whose own is the hinge: ``margin``, or ``ce``.
 
         Raises
         ------
@@ -33,18 +35,20 @@ class Suite:
             A text is not that of an attack.
         """
         white, black = (
-            tuple(_attack(text.replace("{half}", repr(epsilon / 2)), epsilon) for text in texts)
+            tuple(_attack(text.replace("{half}", repr(epsilon / 2)), epsilon, loss) for text in texts)
             for texts in (self.white_box, self.black_box)
         )
         return white, black
 
 
-def _attack(text: str, epsilon: float) -> Attack:
+def _attack(text: str, epsilon: float, loss: str) -> Attack:
     if is_outside(text):
         return parse_outside(text, epsilon=epsilon)
     attack = parse_attack(text, epsilon=epsilon)
     if attack.epsilon != epsilon:
         raise QuantityError(f"suite: expected attacks without an epsilon of their own, got {text!r}")
+    if loss != "margin" and attack.loss is None and attack.name != "pgd":
+        return AttackSpec(**{**attack.model_dump(exclude_unset=True), "loss": loss})
     return attack
 
 
@@ -81,6 +85,7 @@ SUITES: Mapping[str, Suite] = {
         (_R_STEP_LL,),
         about="Table 9: R+Step-LL with alpha = epsilon/2 on the target and from each source",
     ),
+    "c1": Suite(("fgsm", "i-fgsm", "pgd"), (), about="Appendix C.1: FGSM, I-FGSM and PGD on the target"),
     "nips17": Suite(
         (),
         ("fgsm", "step-ll", "r-fgsm", _R_STEP_LL, "i-fgsm", "iter-ll", "pgd"),

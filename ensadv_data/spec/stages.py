@@ -166,6 +166,7 @@ class EvaluateSpec(Spec):
     epsilon: Epsilon = 0.3
     images: int | None = Field(default=None, ge=1)
     shift: Shift | None = None
+    loss: Literal["margin", "ce"] = "margin"  # of attacks that name none
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=250, ge=1)
     device: str = "cpu"

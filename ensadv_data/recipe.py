@@ -209,7 +209,9 @@ def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Ki
             raise InputError(f"{where}: {roles[0]}: expected at least one train stage or reference, got none")
         if kind == "evaluate":
             spec = evaluate_spec = checked(EvaluateSpec, fields, where=where)
-            suite_named(evaluate_spec.suite).attacks(epsilon=evaluate_spec.epsilon)
+            suite = suite_named(evaluate_spec.suite)
+            suite.attacks(epsilon=evaluate_spec.epsilon)
+            suite.adversaries(epsilon=evaluate_spec.epsilon)
         else:
             spec = diagnose_spec = checked(DiagnoseSpec, fields, where=where)
             check_roles(diagnose_spec, **options)

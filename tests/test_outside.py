@@ -177,7 +177,7 @@ def test_a_suite_may_come_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "expected attacks in white_box or black_box, got none"),
+        ("", "expected attacks in white_box, black_box or adaptive, got none"),
         ("white = ['fgsm']", "unknown key"),
         ("white_box = 'fgsm'", "white_box: expected a list of attacks"),
         ("white_box = [1]", "expected a list of attacks"),

@@ -101,6 +101,7 @@ def test_suites_are_those_of_the_tables():
         "table7",
         "table8",
         "table9",
+        "adaptive",
         "c1",
         "nips17",
     ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ensadv_data.data import open_data, shifted
+from ensadv_data.evaluation.adaptive import measure_adaptive
 from ensadv_data.evaluation.suites import suite_named
 from ensadv_data.evaluation.transfer import Transfer, measure_transfer
 from ensadv_data.models import load_models
@@ -28,9 +30,10 @@ def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], 
     if spec.shift is not None:
         dataset = shifted(dataset, spec.shift, seed=spec.seed)
     models = load_models([targets, sources], device=spec.device)
-    work = (len(targets) * len(white_box) + len(sources) * len(black_box)) * len(dataset)
+    adversaries = suite.adversaries(epsilon=spec.epsilon)
+    work = (len(targets) * (len(white_box) + len(adversaries)) + len(sources) * len(black_box)) * len(dataset)
     with progress_bar("evaluate", total=work, unit="attacks") as advance:
-        return measure_transfer(
+        transfer = measure_transfer(
             models[0],
             models[1],
             dataset,
@@ -43,3 +46,23 @@ def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], 
             device=spec.device,
             advance=advance,
         )
+        if not adversaries:
+            return transfer
+        samples = open_data(data, "train")
+        queried = {
+            model.name: {
+                adversary.label: measure_adaptive(
+                    model,
+                    dataset,
+                    samples,
+                    adversary,
+                    loss=spec.loss,
+                    seed=spec.seed,
+                    device=spec.device,
+                    advance=advance,
+                )
+                for adversary in adversaries
+            }
+            for model in models[0]
+        }
+    return replace(transfer, targets=tuple(replace(row, adaptive=queried[row.target]) for row in transfer.targets))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ensadv_data.errors import InputError, QuantityError, UnknownNameError
 from ensadv_data.evaluation.outside import OutsideAttack, is_outside, parse_outside
-from ensadv_data.spec import AttackSpec, parse_attack, read_toml
+from ensadv_data.spec import AdaptiveSpec, AttackSpec, parse_adaptive, parse_attack, read_toml
 
 __all__ = ["SUITES", "Attack", "Suite", "suite_named"]
 
@@ -23,6 +23,13 @@ class Suite:
     white_box: tuple[str, ...]
     black_box: tuple[str, ...]
     about: str
+    adaptive: tuple[str, ...] = ()  # adversaries that query the target
+
+    def adversaries(self, *, epsilon: float) -> tuple[AdaptiveSpec, ...]:
+        """Adaptive adversaries at one L∞ radius; raises as :func:`~ensadv_data.spec.parse_adaptive` does."""
+        return tuple(
+            parse_adaptive(text.replace("{half}", repr(epsilon / 2)), epsilon=epsilon) for text in self.adaptive
+        )
 
     def attacks(self, *, epsilon: float, loss: str = "margin") -> tuple[tuple[Attack, ...], tuple[Attack, ...]]:
         """White-box and black-box attacks at one L∞ radius, pixels in [0, 1].
@@ -85,6 +92,12 @@ SUITES: Mapping[str, Suite] = {
         (_R_STEP_LL,),
         about="Table 9: R+Step-LL with alpha = epsilon/2 on the target and from each source",
     ),
+    "adaptive": Suite(
+        ("fgsm", "r-fgsm:alpha={half}"),
+        (),
+        about="Section 5: adversaries that query the target, with scores and with labels; FGSM and R+FGSM beside them",
+        adaptive=("estimated:alpha={half}", "surrogate"),
+    ),
     "c1": Suite(("fgsm", "i-fgsm", "pgd"), (), about="Appendix C.1: FGSM, I-FGSM and PGD on the target"),
     "nips17": Suite(
         (),
@@ -115,8 +128,8 @@ def _read(path: Path) -> Suite:
     table = read_toml(path)
     lists = {}
     for key, value in table.items():
-        if key not in ("white_box", "black_box", "about"):
-            raise UnknownNameError(f"key in {path}", key, ("white_box", "black_box", "about"))
+        if key not in ("white_box", "black_box", "adaptive", "about"):
+            raise UnknownNameError(f"key in {path}", key, ("white_box", "black_box", "adaptive", "about"))
         if key != "about":
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
                 raise InputError(f"{path}: {key}: expected a list of attacks, got {value!r}")
@@ -124,5 +137,10 @@ def _read(path: Path) -> Suite:
                 raise InputError(f"{path}: {key}: expected each attack once, got {', '.join(value)}")
             lists[key] = tuple(value)
     if not any(lists.values()):
-        raise InputError(f"{path}: expected attacks in white_box or black_box, got none")
-    return Suite(lists.get("white_box", ()), lists.get("black_box", ()), about=str(table.get("about", path.stem)))
+        raise InputError(f"{path}: expected attacks in white_box, black_box or adaptive, got none")
+    return Suite(
+        lists.get("white_box", ()),
+        lists.get("black_box", ()),
+        about=str(table.get("about", path.stem)),
+        adaptive=lists.get("adaptive", ()),
+    )

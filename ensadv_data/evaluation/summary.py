@@ -49,7 +49,9 @@ def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     """
     attacks = list(dict.fromkeys(name for row in result["targets"].values() for name in row["white_box"]))
     white = [f"white-box {attack_title(name)}" for name in attacks]
-    columns = ["target", "clean", *white, "worst black-box", "by", "mean black-box"]
+    adaptive = list(dict.fromkeys(name for row in result["targets"].values() for name in row.get("adaptive", {})))
+    queried = [f"{attack_title(name)}, by queries" for name in adaptive]
+    columns = ["target", "clean", *white, *queried, "worst black-box", "by", "mean black-box"]
     rows = []
     for name, row in result["targets"].items():
         worst = row["worst_black_box"]
@@ -58,12 +60,17 @@ def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
                 name,
                 rate_text(row["clean"]),
                 *(rate_text(row["white_box"].get(attack)) for attack in attacks),
+                *(_queried(row.get("adaptive", {}).get(name)) for name in adaptive),
                 rate_text(worst),
                 f"{attack_title(worst['attack'])} on {worst['source']}" if worst else "–",
                 f"{100 * row['mean_black_box']:.1f}" if row["mean_black_box"] is not None else "–",
             ]
         )
     return columns, rows
+
+
+def _queried(found: Mapping[str, Any] | None) -> str:
+    return rate_text(found) + (f", {found['queries_per_image']:,.0f} queries an image" if found else "")
 
 
 def matrix_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

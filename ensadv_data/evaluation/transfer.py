@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.attacks.gradient import logits_of
 from ensadv_data.data import Dataset
 from ensadv_data.errors import InputError, ModelError
+from ensadv_data.evaluation.adaptive import AdaptiveResult
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.evaluation.outside import OutsideAttack
 from ensadv_data.evaluation.suites import Attack
@@ -42,6 +43,7 @@ class TargetResult:
     black_box: Mapping[str, Mapping[str, Rate]]  # by source, then attack
     any_black_box: Rate | None  # images that at least one transferred attack fools: the worst case of each
     twin: str | None = None  # the source with the target's own weights, whose attacks are white-box
+    adaptive: Mapping[str, AdaptiveResult] = field(default_factory=dict)  # by adversary
     top5: TargetResult | None = None  # the same measurements by the first five classes, where there are more than ten
 
     @property
@@ -73,6 +75,8 @@ class TargetResult:
         }
         if self.twin is not None:
             told["twin"] = self.twin
+        if self.adaptive:
+            told["adaptive"] = {name: result.to_json() for name, result in self.adaptive.items()}
         if self.top5 is not None:
             told["top5"] = self.top5.to_json()
         return told

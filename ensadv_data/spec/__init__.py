@@ -6,13 +6,16 @@ flags, so that both refuse the same mistakes with the same words.
 
 from __future__ import annotations
 
+from ensadv_data.spec.adaptive import ADAPTIVE, AdaptiveSpec, parse_adaptive
 from ensadv_data.spec.attack import ATTACKS, AttackSpec, EpsilonSpec, parse_attack, parse_epsilon
 from ensadv_data.spec.base import Spec, checked, parse_quantity, read_toml
 from ensadv_data.spec.stages import MEASURES, DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, ShiftSpec, TrainSpec
 
 __all__ = [
+    "ADAPTIVE",
     "ATTACKS",
     "MEASURES",
+    "AdaptiveSpec",
     "AttackSpec",
     "DataSpec",
     "DiagnoseSpec",
@@ -23,6 +26,7 @@ __all__ = [
     "Spec",
     "TrainSpec",
     "checked",
+    "parse_adaptive",
     "parse_attack",
     "parse_epsilon",
     "parse_quantity",

@@ -1,0 +1,269 @@
+"""Adaptive black-box adversaries: all they have is the target's answers, and those they ask for (Definition 4).
+
+Two of them, both left to future work by the paper. With scores: the gradient by central differences, then R+FGSM
+(Section 5). With labels only: a surrogate trained on queried labels, the data grown along its own Jacobian (Papernot et
+al. 2017, doi:10.1145/3052973.3053009), then FGSM from the surrogate. Every image that is shown to the target counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ensadv_data.attacks.catalogue import noise_of
+from ensadv_data.attacks.gradient import input_gradient, logits_of, sign_of
+from ensadv_data.attacks.loss import LOSSES
+from ensadv_data.attacks.single import fgsm, random_step
+from ensadv_data.data import Dataset
+from ensadv_data.errors import InputError
+from ensadv_data.evaluation.interval import Rate
+from ensadv_data.keys import derive_key, torch_seeded
+from ensadv_data.models import Model, build_model, check_model
+from ensadv_data.spec import AdaptiveSpec, AttackSpec
+
+__all__ = [
+    "AdaptiveResult",
+    "Oracle",
+    "estimated_gradient",
+    "measure_adaptive",
+    "measure_estimated",
+    "measure_surrogate",
+]
+
+
+@dataclass(frozen=True)
+class AdaptiveResult:
+    """How often the target was fooled, and what it cost."""
+
+    rate: Rate
+    queries: int  # images shown to the target in making the attack; measuring it is not counted
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**self.rate.to_json(), "queries": self.queries, "queries_per_image": self.queries / self.rate.n}
+
+
+class Oracle:
+    """A model behind its prediction interface; counts the images that it is shown."""
+
+    def __init__(self, model: nn.Module, *, batch_size: int = 1000) -> None:
+        self._model, self._batch_size = model, batch_size
+        self.queries = 0
+
+    def scores(self, x_NCHW: Tensor) -> Tensor:
+        """Log-probabilities, (N, K)."""
+        self.queries += len(x_NCHW)
+        parts = [
+            logits_of(self._model, x_NCHW[start : start + self._batch_size]).log_softmax(dim=1)
+            for start in range(0, len(x_NCHW), self._batch_size)
+        ]
+        return torch.cat(parts)
+
+    def labels(self, x_NCHW: Tensor) -> Tensor:
+        """The predicted class of each image, int64 (N,)."""
+        return self.scores(x_NCHW).argmax(dim=1)
+
+
+def estimated_gradient(
+    scores: Callable[[Tensor], Tensor], x_CHW: Tensor, label: Tensor, *, step: float, loss: str = "margin"
+) -> Tensor:
+    """The gradient of a loss at one image by central differences: two queries a value.
+
+    Parameters
+    ----------
+    scores
+        From images (N, C, H, W) to log-probabilities or logits (N, K).
+    x_CHW
+        The image.
+    label
+        int64, no dimension.
+    step
+        Of the differences, pixels in [0, 1]. Points may leave [0, 1] by as much.
+
+    Returns
+    -------
+    Tensor
+        Shape of ``x_CHW``.
+    """
+    d = x_CHW.numel()
+    steps = step * torch.eye(d, dtype=x_CHW.dtype, device=x_CHW.device).view(d, *x_CHW.shape)
+    values = LOSSES[loss](scores(torch.cat([x_CHW + steps, x_CHW - steps])), label.expand(2 * d))
+    return ((values[:d] - values[d:]) / (2 * step)).view(x_CHW.shape)
+
+
+def measure_adaptive(
+    target: Model,
+    dataset: Dataset,
+    samples: Dataset,
+    adversary: AdaptiveSpec,
+    *,
+    loss: str = "margin",
+    seed: int = 0,
+    device: str = "cpu",
+    advance: Callable[[int], None] = lambda images: None,
+) -> AdaptiveResult:
+    """Measure the adversary that a spec describes.
+
+    Parameters
+    ----------
+    dataset
+        Test images to attack.
+    samples
+        Where the adversary has images of its own from; the first ``adversary.samples`` are used, without their labels.
+
+    Raises
+    ------
+    QuantityError
+        The quantities do not fit each other.
+    UnknownNameError
+        No such architecture.
+    ModelError
+        The model cannot read these images.
+    """
+    common: dict[str, Any] = {"epsilon": adversary.epsilon, "loss": loss, "seed": seed}
+    common |= {"device": device, "advance": advance}
+    if adversary.name == "estimated":
+        alpha = adversary.epsilon / 2 if adversary.alpha is None else adversary.alpha
+        return measure_estimated(target, dataset, alpha=alpha, step=adversary.step, **common)
+    return measure_surrogate(
+        target,
+        dataset,
+        samples,
+        images=adversary.samples,
+        architecture=adversary.architecture,
+        rounds=adversary.rounds,
+        epochs=adversary.epochs,
+        augmentation=adversary.augmentation,
+        **common,
+    )
+
+
+def measure_estimated(
+    target: Model,
+    dataset: Dataset,
+    *,
+    epsilon: float,
+    alpha: float,
+    step: float = 0.01,
+    loss: str = "margin",
+    seed: int = 0,
+    device: str = "cpu",
+    advance: Callable[[int], None] = lambda images: None,
+) -> AdaptiveResult:
+    """R+FGSM along an estimated gradient.
+
+    Parameters
+    ----------
+    epsilon, alpha
+        L∞ radius and random step, 0 < alpha < epsilon.
+    step
+        Of the differences.
+
+    Raises
+    ------
+    QuantityError
+        The quantities do not fit each other.
+    ModelError
+        The model cannot read these images.
+    """
+    check_model(target, dataset.read(np.arange(min(2, len(dataset))))[0], classes=dataset.classes, device=device)
+    attack = AttackSpec(name="r-fgsm", epsilon=epsilon, alpha=alpha)
+    oracle, errors = Oracle(target.module), 0
+    key = derive_key("estimated", seed)
+    for example in range(len(dataset)):
+        index = np.array([example])
+        images, labels = dataset.read(index)
+        x = torch.from_numpy(images).to(device).float() / 255
+        y = torch.from_numpy(labels).to(device)
+        noise = noise_of(attack, dataset.shape, seed=key, examples=index, device=device)
+        if noise is None:
+            raise InputError(f"expected a random step for {attack.name}, got none")
+        moved = random_step(x, noise, alpha=alpha)
+        gradient = estimated_gradient(oracle.scores, moved[0], y[0], step=step, loss=loss)
+        x_adv = (moved + (epsilon - alpha) * sign_of(gradient)).clamp(0, 1)
+        errors += int((logits_of(target.module, x_adv).argmax(1) != y).sum())
+        advance(1)
+    return AdaptiveResult(Rate(errors, len(dataset)), oracle.queries)
+
+
+def measure_surrogate(
+    target: Model,
+    dataset: Dataset,
+    samples: Dataset,
+    *,
+    epsilon: float,
+    images: int = 150,
+    architecture: str = "D",
+    rounds: int = 5,
+    epochs: int = 10,
+    augmentation: float = 0.1,
+    loss: str = "margin",
+    seed: int = 0,
+    batch_size: int = 64,
+    device: str = "cpu",
+    advance: Callable[[int], None] = lambda images: None,
+) -> AdaptiveResult:
+    """FGSM from a surrogate that was trained on the target's labels.
+
+    Parameters
+    ----------
+    dataset
+        Test images to attack.
+    samples, images
+        Where the adversary's own images are from, and how many it has; their labels are not used.
+    architecture
+        Of the surrogate; another one than the target's is what the paper assumes.
+    rounds
+        Each doubles the data: every image, moved along the sign of the surrogate's Jacobian for its label.
+    epochs
+        Over all data, in each round.
+    augmentation
+        λ, the size of that move, pixels in [0, 1].
+
+    Raises
+    ------
+    UnknownNameError
+        No such architecture.
+    ModelError
+        The model cannot read these images.
+    """
+    check_model(target, dataset.read(np.arange(min(2, len(dataset))))[0], classes=dataset.classes, device=device)
+    oracle = Oracle(target.module)
+    surrogate = build_model(
+        architecture, shape=dataset.shape, classes=dataset.classes, seed=derive_key("surrogate", seed) % 2**31
+    ).to(device)
+    optimizer = torch.optim.Adam(surrogate.parameters(), lr=1e-3)
+    if images > len(samples):
+        raise InputError(f"samples: expected at most {len(samples)}, the images there are, got {images}")
+    x = torch.from_numpy(samples.read(np.arange(images))[0]).to(device).float() / 255
+    y = oracle.labels(x)
+    for number in range(rounds + 1):
+        with torch_seeded(device, "surrogate", seed, number):
+            for _ in range(epochs):
+                surrogate.train()
+                order = torch.randperm(len(x))
+                for start in range(0, len(x), batch_size):
+                    rows = order[start : start + batch_size]
+                    optimizer.zero_grad()
+                    cross_entropy(surrogate(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+        surrogate.eval()
+        if number < rounds:
+            towards = -input_gradient(surrogate, x, y, loss=loss)  # where the queried label's score grows
+            moved = (x + augmentation * sign_of(towards)).clamp(0, 1)
+            x, y = torch.cat([x, moved]), torch.cat([y, oracle.labels(moved)])
+    errors = 0
+    for start in range(0, len(dataset), 250):
+        pixels, labels = dataset.read(np.arange(start, min(start + 250, len(dataset))))
+        clean = torch.from_numpy(pixels).to(device).float() / 255
+        true = torch.from_numpy(labels).to(device)
+        x_adv = fgsm(surrogate, clean, true, epsilon=epsilon, loss=loss)
+        errors += int((logits_of(target.module, x_adv).argmax(1) != true).sum())
+        advance(len(pixels))
+    return AdaptiveResult(Rate(errors, len(dataset)), oracle.queries)

@@ -327,7 +327,7 @@ def inspect(path: Path, as_json: bool) -> None:
 @cli.command(
     epilog="Example:  ensadv-data report --result result.json --log ens.jsonl --store shards --out report.html"
 )
-@click.option("--result", "results", multiple=True, type=_PATH, help="JSON of evaluate; may be repeated.")
+@click.option("--result", "results", multiple=True, type=_PATH, help="JSON of evaluate or diagnose; may be repeated.")
 @click.option("--log", "logs", multiple=True, type=_PATH, help="JSON lines of train; may be repeated.")
 @click.option("--store", "stores", multiple=True, type=_PATH, help="A store to picture; may be repeated.")
 @_data_options

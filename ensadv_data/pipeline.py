@@ -251,7 +251,7 @@ def _report(plan: _Plan, stage: Stage) -> None:
     write_report(
         plan.path(stage),
         title=str(stage.options["title"]),
-        results=paths["evaluate"],
+        results=[*paths["evaluate"], *paths["diagnose"]],
         logs=[path.with_suffix(".jsonl") for path in paths["train"]],
         stores=paths["precompute"],
         data=open_data(plan.recipe.data, "train"),

@@ -10,7 +10,8 @@ from ensadv_data.data import Dataset
 from ensadv_data.errors import QuantityError
 from ensadv_data.files import write_atomic
 from ensadv_data.report.charts import draw_errors, draw_losses, draw_pictures
-from ensadv_data.report.inputs import read_log, read_result
+from ensadv_data.report.diagnoses import describe_diagnosis, read_diagnosis
+from ensadv_data.report.inputs import kind_of, read_log, read_result
 from ensadv_data.report.page import (
     describe_mix,
     describe_result,
@@ -43,7 +44,7 @@ def write_report(
     title
         Heading of the page, as plain text.
     results
-        JSON files of ``ensadv-data evaluate``: error rates in [0, 1] with their 95% intervals.
+        JSON files of ``ensadv-data evaluate`` and ``ensadv-data diagnose``.
     logs
         ``.jsonl`` files of training runs; a model is called as its log is.
     stores
@@ -78,18 +79,24 @@ def write_report(
     for name, seconds in (stages or {}).items():
         if not (math.isfinite(seconds) and seconds >= 0):
             raise QuantityError(f"stage {name!r}: expected seconds from 0 up, got {seconds:g}; measure it again")
-    read = [read_result(path) for path in results]
+    kinds = {path: kind_of(path) for path in results}
+    read = [read_result(path) for path in results if kinds[path] == "transfer"]
+    diagnoses = [read_diagnosis(path) for path in results if kinds[path] == "diagnosis"]
+    measured = [*(result.data for result in read), *(diagnosis.data for diagnosis in diagnoses)]
     runs = [read_log(path) for path in logs]
     opened = [open_store(path) for path in stores]
     page = render_page(
         title=title,
         epsilon=epsilon,
-        data=in_one_word([result.data for result in read] or ([data.name] if data is not None else [])),
+        data=in_one_word(measured or ([data.name] if data is not None else [])),
         n_test=in_one_word([result.n for result in read]),
         n_train=None if data is None else len(data),
         results=[
             describe_result(result, chart=draw_errors(result, salt=f"errors {number}"))
             for number, result in enumerate(read)
+        ],
+        diagnoses=[
+            describe_diagnosis(diagnosis, salt=f"diagnosis {number}") for number, diagnosis in enumerate(diagnoses)
         ],
         mixes=[mix for run in runs if (mix := describe_mix(run)) is not None],
         sources=describe_stores(opened),

@@ -8,7 +8,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_errors", "draw_losses", "draw_pictures", "encode_png"]
+__all__ = ["draw_curves", "draw_errors", "draw_losses", "draw_pictures", "encode_png", "picture_of"]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -76,6 +76,36 @@ def draw_errors(result: Result, *, salt: str) -> str:
         axes.grid(axis="x", linewidth=0.6)
         axes.tick_params(axis="y", length=0)
         return finish(f"White-box FGSM and worst black-box error of {count} targets; the table above has the figures")
+
+
+def draw_curves(curves: Mapping[str, Sequence[float]], *, across: str, up: str, label: str, salt: str) -> str:
+    """Shares in [0, 1] over 1, 2, 3, …, a line each with its name at its end, as SVG."""
+    styles = ((_ONE, "-"), (_TWO, "--"), (_INK, ":"), (_INK, "-."))
+    with _drawing(salt, 420, 240) as (axes, finish):
+        for number, (name, values) in enumerate(curves.items()):
+            colour, line = styles[number % len(styles)]
+            axes.step(range(1, len(values) + 1), values, line, color=colour, where="mid", linewidth=1.6, label=name)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlim(1, max((len(values) for values in curves.values()), default=2))
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+        axes.grid(axis="y", linewidth=0.6)
+        axes.legend(frameon=False, fontsize=11)
+        return finish(label)
+
+
+def picture_of(values_HW: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """A surface as PNG, dark where it is low and light where it is high; the second axis goes to the right."""
+    low, high = float(values_HW.min()), float(values_HW.max())
+    share = (values_HW - low) / (high - low) if high > low else np.zeros_like(values_HW)
+    stops = np.array([[13, 22, 48], [52, 78, 138], [60, 140, 140], [150, 190, 96], [252, 232, 150]], float)
+    place = share * (len(stops) - 1)
+    below = np.minimum(place.astype(int), len(stops) - 2)
+    part = (place - below)[..., None]
+    colours = stops[below] * (1 - part) + stops[below + 1] * part
+    large = np.rint(colours).astype(np.uint8)[::-1].repeat(5, axis=0).repeat(5, axis=1)  # upwards is along g
+    code = base64.b64encode(encode_png(large)).decode("ascii")
+    return {"uri": f"data:image/png;base64,{code}", "width": large.shape[1], "height": large.shape[0]}
 
 
 def draw_losses(run: Run, *, salt: str) -> list[dict[str, str]]:

@@ -11,7 +11,18 @@ from typing import Any
 
 from ensadv_data.errors import InputError
 
-__all__ = ["Curve", "Rate", "Result", "Run", "Target", "read_log", "read_result"]
+__all__ = [
+    "Curve",
+    "Node",
+    "Rate",
+    "Result",
+    "Run",
+    "Target",
+    "kind_of",
+    "read_json",
+    "read_log",
+    "read_result",
+]
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class _Node:
+class Node:
     """A value of a file with its place, so that a message can name both."""
 
     file: str  # the path, for a log with the number of the line
@@ -98,35 +109,64 @@ class _Node:
     keys: tuple[str, ...] = ()
 
     def fail(self, expected: str) -> InputError:
+        """The error that names file and place, what was expected and what came."""
         got = "nothing" if self.value is _NOTHING else _shortened(self.value)
         place = f"{self.file}: {'.'.join(self.keys)}" if self.keys else self.file
         return InputError(f"{place}: expected {expected}, got {got}; {self.remedy}")
 
-    def at(self, key: str) -> _Node:
-        return _Node(self.file, self.remedy, self.table().get(key, _NOTHING), (*self.keys, key))
+    def at(self, key: str) -> Node:
+        """The value below a key; there may be none."""
+        return Node(self.file, self.remedy, self.table().get(key, _NOTHING), (*self.keys, key))
 
     def table(self) -> dict[str, Any]:
+        """The value as a JSON object; raises InputError, as all that follow."""
         if not isinstance(self.value, dict):
             raise self.fail("a JSON object")
         return self.value
 
-    def items(self) -> Iterator[tuple[str, _Node]]:
+    def items(self) -> Iterator[tuple[str, Node]]:
+        """Keys and values of an object."""
         return ((key, self.at(key)) for key in self.table())
 
     def text(self) -> str:
+        """The value as text."""
         if not isinstance(self.value, str):
             raise self.fail("a text")
         return self.value
 
     def count(self, least: int = 0) -> int:
+        """The value as a whole number from ``least`` up."""
         if not isinstance(self.value, int) or isinstance(self.value, bool) or self.value < least:
             raise self.fail(f"an integer from {least} up")
         return self.value
 
     def share(self) -> float:
+        """The value as a number in [0, 1]."""
         if not isinstance(self.value, int | float) or isinstance(self.value, bool) or not 0 <= self.value <= 1:
             raise self.fail("a number in [0, 1]")
         return float(self.value)
+
+    def number(self) -> float:
+        """The value as a finite number."""
+        if not isinstance(self.value, int | float) or isinstance(self.value, bool) or not math.isfinite(self.value):
+            raise self.fail("a number")
+        return float(self.value)
+
+    def maybe(self) -> float | None:
+        """A number, or null where there was nothing to measure."""
+        return None if self.value is None else self.number()
+
+    def items_of_list(self) -> Iterator[Node]:
+        """The values of a list."""
+        if not isinstance(self.value, list):
+            raise self.fail("a list")
+        return (
+            Node(self.file, self.remedy, value, (*self.keys, str(number))) for number, value in enumerate(self.value)
+        )
+
+    def numbers(self) -> tuple[float, ...]:
+        """The value as a list of finite numbers."""
+        return tuple(node.number() for node in self.items_of_list())
 
     def loss(self) -> float | None:
         """None also where training diverged: the chart then has a gap."""
@@ -135,6 +175,7 @@ class _Node:
         return float(self.value) if self.value is not None and math.isfinite(self.value) else None
 
     def rate(self) -> Rate:
+        """The value as an error rate with its interval."""
         rate = Rate(self.at("error").share(), self.at("low").share(), self.at("high").share())
         if not rate.low - 1e-9 <= rate.error <= rate.high + 1e-9:
             raise self.fail("low ≤ error ≤ high")
@@ -142,6 +183,31 @@ class _Node:
 
 
 _NOTHING = object()
+_REMEDY = "pass a JSON file that `ensadv-data evaluate` or `ensadv-data diagnose` wrote"
+
+
+def kind_of(path: Path) -> str:
+    """``transfer`` for a result of ``evaluate``, ``diagnosis`` for one of ``diagnose``.
+
+    Raises
+    ------
+    InputError
+        The file is missing, or is neither.
+    """
+    node = _parsed(str(path), _text_of(path, "a result", _REMEDY), _REMEDY).at("kind")
+    if node.value not in ("transfer", "diagnosis"):
+        raise node.fail("'transfer' or 'diagnosis'")
+    return str(node.value)
+
+
+def read_json(path: Path, *, kind: str) -> Node:
+    """The whole of a result of that kind and of version 1; raises InputError."""
+    root = _parsed(str(path), _text_of(path, "a result", _REMEDY), _REMEDY)
+    if root.table().get("kind") != kind:
+        raise root.at("kind").fail(repr(kind))
+    if root.at("version").count() != 1:
+        raise root.at("version").fail("version 1")
+    return root
 
 
 def read_result(path: Path) -> Result:
@@ -152,12 +218,7 @@ def read_result(path: Path) -> Result:
     InputError
         The file is missing, or is no such result; the message names the place in it.
     """
-    remedy = "pass a JSON file that `ensadv-data evaluate` wrote"
-    root = _parsed(str(path), _text_of(path, "a result", remedy), remedy)
-    if root.table().get("kind") != "transfer":
-        raise root.at("kind").fail("'transfer'")
-    if root.at("version").count() != 1:
-        raise root.at("version").fail("version 1")
+    root = read_json(path, kind="transfer")
     targets = tuple(_target(name, node) for name, node in root.at("targets").items())
     if not targets:
         raise root.at("targets").fail("at least one target")
@@ -172,7 +233,7 @@ def read_result(path: Path) -> Result:
     )
 
 
-def _target(name: str, node: _Node) -> Target:
+def _target(name: str, node: Node) -> Target:
     fooled = node.at("any_black_box")
     return Target(
         name=name,
@@ -223,9 +284,9 @@ def _text_of(path: Path, what: str, remedy: str) -> str:
         raise InputError(f"{path}: expected {what}, got bytes that are not UTF-8; {remedy}") from None
 
 
-def _parsed(file: str, text: str, remedy: str) -> _Node:
+def _parsed(file: str, text: str, remedy: str) -> Node:
     try:
-        return _Node(file, remedy, json.loads(text))
+        return Node(file, remedy, json.loads(text))
     except (ValueError, RecursionError):
         raise InputError(f"{file}: expected JSON, got {_shortened(text)}; {remedy}") from None
 

@@ -22,9 +22,10 @@ from ensadv_data.attacks.loss import LOSSES
 from ensadv_data.attacks.single import fgsm, random_step
 from ensadv_data.data import Dataset
 from ensadv_data.errors import InputError
+from ensadv_data.evaluation.batches import batches, check_models
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.keys import derive_key, torch_seeded
-from ensadv_data.models import Model, build_model, check_model
+from ensadv_data.models import Model, build_model
 from ensadv_data.spec import AdaptiveSpec, AttackSpec
 
 __all__ = [
@@ -172,15 +173,11 @@ def measure_estimated(
     ModelError
         The model cannot read these images.
     """
-    check_model(target, dataset.read(np.arange(min(2, len(dataset))))[0], classes=dataset.classes, device=device)
+    check_models([target], dataset, device=device)
     attack = AttackSpec(name="r-fgsm", epsilon=epsilon, alpha=alpha)
     oracle, errors = Oracle(target.module), 0
     key = derive_key("estimated", seed)
-    for example in range(len(dataset)):
-        index = np.array([example])
-        images, labels = dataset.read(index)
-        x = torch.from_numpy(images).to(device).float() / 255
-        y = torch.from_numpy(labels).to(device)
+    for index, x, y in batches(dataset, batch_size=1, device=device):
         noise = noise_of(attack, dataset.shape, seed=key, examples=index, device=device)
         if noise is None:
             raise InputError(f"expected a random step for {attack.name}, got none")
@@ -233,7 +230,7 @@ def measure_surrogate(
     ModelError
         The model cannot read these images.
     """
-    check_model(target, dataset.read(np.arange(min(2, len(dataset))))[0], classes=dataset.classes, device=device)
+    check_models([target], dataset, device=device)
     oracle = Oracle(target.module)
     surrogate = build_model(
         architecture, shape=dataset.shape, classes=dataset.classes, seed=derive_key("surrogate", seed) % 2**31
@@ -259,11 +256,8 @@ def measure_surrogate(
             moved = (x + augmentation * sign_of(towards)).clamp(0, 1)
             x, y = torch.cat([x, moved]), torch.cat([y, oracle.labels(moved)])
     errors = 0
-    for start in range(0, len(dataset), 250):
-        pixels, labels = dataset.read(np.arange(start, min(start + 250, len(dataset))))
-        clean = torch.from_numpy(pixels).to(device).float() / 255
-        true = torch.from_numpy(labels).to(device)
+    for _, clean, true in batches(dataset, batch_size=250, device=device):
         x_adv = fgsm(surrogate, clean, true, epsilon=epsilon, loss=loss)
         errors += int((logits_of(target.module, x_adv).argmax(1) != true).sum())
-        advance(len(pixels))
+        advance(len(clean))
     return AdaptiveResult(Rate(errors, len(dataset)), oracle.queries)

@@ -21,10 +21,11 @@ from torch import Tensor
 from ensadv_data.attacks.gradient import input_gradient, logits_of
 from ensadv_data.data import Dataset
 from ensadv_data.errors import QuantityError
+from ensadv_data.evaluation.batches import batches, check_models
 from ensadv_data.evaluation.hadamard import ORDERS, regular_hadamard
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.keys import numpy_generator
-from ensadv_data.models import Model, check_model
+from ensadv_data.models import Model
 
 __all__ = ["Cone", "aligned_directions", "measure_cone"]
 
@@ -145,17 +146,13 @@ def measure_cone(
     d = int(np.prod(dataset.shape))
     for order in orders:
         aligned_directions(np.ones(d, np.int8), order, np.arange(d))  # refused before anything is computed
-    check_model(model, dataset.read(np.arange(min(2, len(dataset))))[0], classes=dataset.classes, device=device)
+    check_models([model], dataset, device=device)
     found: dict[float, list[int]] = {float(epsilon): [] for epsilon in epsilons}
     whole: dict[float, list[int]] = {float(epsilon): [] for epsilon in epsilons}
     skipped = done = 0
-    for start in range(0, len(dataset), batch_size):
+    for indices, x, y in batches(dataset, batch_size=batch_size, device=device):
         if done == points:
             break
-        indices = np.arange(start, min(start + batch_size, len(dataset)))
-        images, labels = dataset.read(indices)
-        x = torch.from_numpy(images).to(device).float() / 255
-        y = torch.from_numpy(labels).to(device)
         right = (logits_of(model.module, x).argmax(1) == y).cpu().numpy()
         signs = input_gradient(model.module, x, y, loss=loss).sign().flatten(1).to(torch.int8).cpu().numpy()
         for row, example in enumerate(indices):

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.attacks.gradient import logits_of
 from ensadv_data.data import Dataset, open_data
 from ensadv_data.errors import InputError
+from ensadv_data.evaluation.batches import batches, check_models
 from ensadv_data.evaluation.cone import measure_cone
 from ensadv_data.evaluation.discrepancy import Answers, measure_discrepancy
 from ensadv_data.evaluation.masking import measure_masking, measure_rounding
 from ensadv_data.evaluation.surface import check_surface, measure_surface
 from ensadv_data.keys import derive_key
-from ensadv_data.models import Model, check_model, load_models
+from ensadv_data.models import Model, load_models
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, DiagnoseSpec
 
@@ -199,9 +199,7 @@ def _discrepancies(
     dataset: Dataset,
     advance: Callable[[int], None],
 ) -> dict[str, dict[str, Any]]:
-    sample, _ = dataset.read(np.arange(min(2, len(dataset))))
-    for model in (*targets, *sources, *futures):
-        check_model(model, sample, classes=dataset.classes, device=spec.device)
+    check_models((*targets, *sources, *futures), dataset, device=spec.device)
     train = {source.name: _answers(spec, source, targets, dataset, advance) for source in sources}
     _, labels = dataset.read(np.arange(len(dataset)))
     return {
@@ -215,11 +213,7 @@ def _answers(
 ) -> Answers:
     """What each target says to the single-step attack of one source."""
     answers: dict[str, list[Any]] = {target.name: [] for target in targets}
-    for start in range(0, len(dataset), spec.batch_size):
-        indices = np.arange(start, min(start + spec.batch_size, len(dataset)))
-        images, labels = dataset.read(indices)
-        x = torch.from_numpy(images).to(spec.device).float() / 255
-        y = torch.from_numpy(labels).to(spec.device)
+    for indices, x, y in batches(dataset, batch_size=spec.batch_size, device=spec.device):
         key = derive_key("discrepancy", spec.seed, spec.single.label)
         noise = noise_of(spec.single, dataset.shape, seed=key, examples=indices, device=spec.device)
         label = attack_label(source.module, x, spec.single, y)

@@ -22,8 +22,9 @@ from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.attacks.gradient import input_gradient, logits_of
 from ensadv_data.attacks.loss import exact_cross_entropy, margin
 from ensadv_data.data import Dataset
+from ensadv_data.evaluation.batches import batches, check_models
 from ensadv_data.keys import derive_key
-from ensadv_data.models import Model, check_model
+from ensadv_data.models import Model
 from ensadv_data.spec import AttackSpec
 
 __all__ = ["Masking", "Rounding", "measure_masking", "measure_rounding"]
@@ -99,15 +100,11 @@ def measure_masking(
     ModelError
         The model cannot read these images.
     """
-    check_model(model, dataset.read(np.arange(min(2, len(dataset))))[0], classes=dataset.classes, device=device)
+    check_models([model], dataset, device=device)
     losses: dict[str, list[F64]] = {"clean": [], "single": [], "iterative": []}
     cosines: list[F64] = []
     norms: list[F64] = []
-    for start in range(0, len(dataset), batch_size):
-        indices = np.arange(start, min(start + batch_size, len(dataset)))
-        images, labels = dataset.read(indices)
-        x = torch.from_numpy(images).to(device).float() / 255
-        y = torch.from_numpy(labels).to(device)
+    for indices, x, y in batches(dataset, batch_size=batch_size, device=device):
         moved = {"clean": x}
         for name, attack in (("single", single), ("iterative", iterative)):
             noise = noise_of(
@@ -166,15 +163,12 @@ def measure_rounding(
     ModelError
         The model cannot read these images, or cannot be copied to float64.
     """
-    check_model(model, dataset.read(np.arange(min(2, len(dataset))))[0], classes=dataset.classes, device=device)
+    check_models([model], dataset, device=device)
     exact = copy.deepcopy(model.module).double()
     wrong = {"ce": 0, "margin": 0}
     lost = {"ce": 0, "margin": 0}
     zeros = saturated = 0
-    for start in range(0, len(dataset), batch_size):
-        images, labels = dataset.read(np.arange(start, min(start + batch_size, len(dataset))))
-        x = torch.from_numpy(images).to(device).float() / 255
-        y = torch.from_numpy(labels).to(device)
+    for _, x, y in batches(dataset, batch_size=batch_size, device=device):
         reference = input_gradient(exact, x.double(), y, loss="margin").sign().flatten(1)
         zeros += int((reference == 0).sum())
         saturated += int((logits_of(model.module, x).softmax(1).gather(1, y[:, None]) == 1).sum())
@@ -182,7 +176,7 @@ def measure_rounding(
             signs = input_gradient(model.module, x, y, loss=loss).sign().flatten(1)
             wrong[loss] += int((signs != reference).sum())
             lost[loss] += int(((signs == 0).all(1) & (reference != 0).any(1)).sum())
-        advance(len(images))
+        advance(len(x))
     n = len(dataset)
     values = n * math.prod(dataset.shape)
     return Rounding(

@@ -20,11 +20,12 @@ from ensadv_data.attacks.gradient import logits_of
 from ensadv_data.data import Dataset
 from ensadv_data.errors import InputError, ModelError
 from ensadv_data.evaluation.adaptive import AdaptiveResult
+from ensadv_data.evaluation.batches import batches, check_models
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.evaluation.outside import OutsideAttack
 from ensadv_data.evaluation.suites import Attack
 from ensadv_data.keys import derive_key, torch_seeded
-from ensadv_data.models import Model, check_model
+from ensadv_data.models import Model
 
 __all__ = ["TargetResult", "Transfer", "measure_transfer"]
 
@@ -153,16 +154,10 @@ def measure_transfer(
             raise InputError(f"expected a name of its own for each {role}, got {', '.join(names)}; use NAME=REF")
     if not targets:
         raise InputError("expected at least one target, got none")
-    sample, _ = dataset.read(np.arange(min(2, len(dataset))))
-    for model in (*targets, *sources):
-        check_model(model, sample, classes=dataset.classes, device=device)
+    check_models((*targets, *sources), dataset, device=device)
     tops = (1, 5) if dataset.classes > 10 else (1,)
     counts = {top: _Counts(len(dataset)) for top in tops}
-    for start in range(0, len(dataset), batch_size):
-        indices = np.arange(start, min(start + batch_size, len(dataset)))
-        images, labels = dataset.read(indices)
-        x = torch.from_numpy(images).to(device).float() / 255
-        y = torch.from_numpy(labels).to(device)
+    for indices, x, y in batches(dataset, batch_size=batch_size, device=device):
 
         def attacked(model: Model, attack: Attack, x: Any = x, y: Any = y, indices: Any = indices) -> torch.Tensor:
             advance(len(indices))

@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,18 +16,18 @@ import click
 from ensadv_data.data import DATASETS, open_data
 from ensadv_data.data.fetch import fetch as fetch_data
 from ensadv_data.dist import check_device
-from ensadv_data.errors import EnsadvError, InputError, UnknownNameError
+from ensadv_data.errors import EnsadvError, InputError
 from ensadv_data.evaluation.diagnosis import diagnose as diagnose_models
 from ensadv_data.evaluation.run import evaluate as evaluate_models
 from ensadv_data.evaluation.suites import SUITES
 from ensadv_data.evaluation.summary import csv_text, remarks
-from ensadv_data.files import write_atomic
+from ensadv_data.files import write_atomic, write_json
 from ensadv_data.inspection import describe_model, describe_store, is_store
 from ensadv_data.memory import keep_freed_memory
 from ensadv_data.models import ARCHITECTURES
 from ensadv_data.pipeline import StageRun, run_recipe
 from ensadv_data.precompute import precompute_store
-from ensadv_data.recipe import Recipe, read_recipe, selected
+from ensadv_data.recipe import Recipe, find_recipe, packaged_recipe, read_recipe, selected
 from ensadv_data.report import write_report
 from ensadv_data.spec import ATTACKS, MEASURES, DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, TrainSpec, checked
 from ensadv_data.terminal import print_diagnosis, print_result, print_store
@@ -74,9 +73,7 @@ def cli() -> None:
 @click.option("--jobs", type=click.IntRange(min=1), help="Stages at once; one a core unless given.")
 def demo(out: Path, jobs: int | None) -> None:
     """The whole chain on the embedded images, in some minutes: train, precompute, train, evaluate, report."""
-    with as_file(files("ensadv_data") / "pipelines" / "mnist-demo.toml") as path:
-        recipe = read_recipe(path)
-    _run(recipe, out, until=None, jobs=jobs)
+    _run(read_recipe(packaged_recipe("mnist-demo")), out, until=None, jobs=jobs)
 
 
 @cli.command(epilog="Example:  ensadv-data run pipelines/mnist-table8.toml --until table8-D --out table8")
@@ -100,7 +97,7 @@ def run(
 
     Stages whose inputs have not changed are skipped.
     """
-    loaded = read_recipe(_recipe_path(recipe), overrides=overrides)
+    loaded = read_recipe(find_recipe(recipe), overrides=overrides)
     if data_dir is not None:
         loaded = Recipe(loaded.name, loaded.data.model_copy(update={"data_dir": data_dir}), loaded.stages)
     if dry_run:
@@ -258,7 +255,7 @@ def evaluate(
     if csv is not None:
         write_atomic(csv, csv_text(result).encode())
     if out is not None:
-        write_atomic(out, (json.dumps(result, indent=1) + "\n").encode())
+        write_json(out, result)
 
 
 @cli.command(
@@ -306,7 +303,7 @@ def diagnose(
     ).to_json()
     print_diagnosis(found)
     if out is not None:
-        write_atomic(out, (json.dumps(found, indent=1) + "\n").encode())
+        write_json(out, found)
 
 
 @cli.command(epilog="Example:  ensadv-data inspect shards")
@@ -386,17 +383,6 @@ def _run(recipe: Recipe, out: Path, *, until: str | None, jobs: int | None) -> N
 
 def _of_kind(runs: Sequence[StageRun], kind: str) -> list[StageRun]:
     return [made for made in runs if made.stage.kind == kind]
-
-
-def _recipe_path(name: str) -> Path:
-    """A file, or a recipe of the package by its name."""
-    if Path(name).exists() or "/" in name or name.endswith(".toml"):
-        return Path(name)
-    folder = files("ensadv_data") / "pipelines"
-    known = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-    if name not in known:
-        raise UnknownNameError("recipe", name, known)
-    return Path(str(folder / f"{name}.toml"))
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

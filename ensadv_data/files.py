@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ensadv_data.errors import OutputError
 
-__all__ = ["naming_trouble", "sha256_of_file", "write_atomic"]
+__all__ = ["naming_trouble", "sha256_of_file", "write_atomic", "write_json"]
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -72,6 +74,11 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
                 os.unlink(name)
             raise
         _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a result as JSON that people can read; raises as :func:`write_atomic` does."""
+    write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def sha256_of_file(path: Path) -> str:

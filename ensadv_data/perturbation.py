@@ -41,7 +41,7 @@ def entries_of(spec: PrecomputeSpec, model: Model) -> dict[str, Entry]:
             seed=derive_key("random step", spec.seed, model.name, attack.name),
             source_digest=model.digest,
             architecture=model.architecture,
-            loss=_loss(attack, spec),
+            loss=attack.with_loss(spec.loss).loss_form,
         )
         for attack in spec.attacks
     }
@@ -142,7 +142,7 @@ def _draw(
         if attack.kind == "rsign" and noise is not None:
             points.append((random_step(x, noise, alpha=attack.random_step), [attack]))
         elif attack.kind == "delta":
-            loss = _loss(attack, spec)
+            loss = attack.with_loss(spec.loss).loss_form
             x_adv = perturb(model.module, x, label[attack.name], attack, noise=noise, loss=loss)
             _check_finite(x_adv, model, examples, "perturbation")
             delta = (x_adv - x).flatten(1).cpu().numpy()
@@ -155,7 +155,7 @@ def _draw(
                 model.module,
                 point,
                 [label[attack.name] for attack in attacks],
-                losses=[_loss(attack, spec) for attack in attacks],
+                losses=[attack.with_loss(spec.loss).loss_form for attack in attacks],
                 dropout=dropout,
             )
         for attack, gradient in zip(attacks, gradients, strict=True):
@@ -198,8 +198,3 @@ def _check_finite(values: Tensor, model: Model, examples: npt.NDArray[np.int64],
             f"source {model.name}, example {example}: expected finite {what}, got NaN or infinity; "
             "check the weights and the model's own normalisation"
         )
-
-
-def _loss(attack: AttackSpec, spec: PrecomputeSpec) -> str:
-    """The attack's own loss where it names one, PGD's hinge, else the store's."""
-    return attack.loss or (attack.loss_form if attack.name == "pgd" else spec.loss)

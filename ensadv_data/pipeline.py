@@ -25,7 +25,7 @@ from ensadv_data.dist import available_cores, check_device
 from ensadv_data.errors import EnsadvError, Interrupted, OutputError
 from ensadv_data.evaluation.diagnosis import diagnose
 from ensadv_data.evaluation.run import evaluate
-from ensadv_data.files import sha256_of_file, write_atomic
+from ensadv_data.files import sha256_of_file, write_atomic, write_json
 from ensadv_data.memory import keep_freed_memory
 from ensadv_data.models import leaves, with_leaves
 from ensadv_data.precompute import precompute_store
@@ -232,7 +232,7 @@ def _evaluate(plan: _Plan, stage: Stage) -> None:
     targets, sources = (
         {name: _reference(plan, ref) for name, ref in stage.options[role].items()} for role in ("targets", "sources")
     )
-    _write_json(plan.path(stage), evaluate(spec, plan.recipe.data, targets=targets, sources=sources).to_json())
+    write_json(plan.path(stage), evaluate(spec, plan.recipe.data, targets=targets, sources=sources).to_json())
 
 
 def _diagnose(plan: _Plan, stage: Stage) -> None:
@@ -242,7 +242,7 @@ def _diagnose(plan: _Plan, stage: Stage) -> None:
     roles = {
         role: {name: _reference(plan, ref) for name, ref in named.items()} for role, named in stage.options.items()
     }
-    _write_json(plan.path(stage), diagnose(spec, plan.recipe.data, **roles).to_json())
+    write_json(plan.path(stage), diagnose(spec, plan.recipe.data, **roles).to_json())
 
 
 def _report(plan: _Plan, stage: Stage) -> None:
@@ -257,10 +257,6 @@ def _report(plan: _Plan, stage: Stage) -> None:
         data=open_data(plan.recipe.data, "train"),
         stages={s.name: float(plan.state(s).get("seconds", 0)) for s in made},
     )
-
-
-def _write_json(path: Path, result: Mapping[str, Any]) -> None:
-    write_atomic(path, (json.dumps(result, indent=1) + "\n").encode())
 
 
 _WORK: Mapping[Kind, Callable[[_Plan, Stage], None]] = {

@@ -15,6 +15,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from ensadv_data.evaluation.suites import suite_named
 from ensadv_data.models import ARCHITECTURES, leaves
 from ensadv_data.spec import DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, Spec, TrainSpec, checked, read_toml
 
-__all__ = ["KINDS", "Kind", "Recipe", "Stage", "read_recipe", "selected"]
+__all__ = ["KINDS", "Kind", "Recipe", "Stage", "find_recipe", "packaged_recipe", "read_recipe", "selected"]
 
 Kind = Literal["train", "precompute", "evaluate", "diagnose", "report"]
 STAGES: tuple[Kind, ...] = ("train", "precompute", "evaluate", "diagnose")  # each a table of stages by name
@@ -122,6 +123,26 @@ def read_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
         inputs = tuple(stage.name for stage in stages)
         stages.append(Stage("report", "report", None, inputs, {"title": str(options.get("title", path.stem))}))
     return Recipe(recipe_name, data, _ordered(stages, path))
+
+
+def find_recipe(name: str) -> Path:
+    """A file, or a recipe of the package by its name; raises as :func:`packaged_recipe` does."""
+    return Path(name) if Path(name).exists() or "/" in name or name.endswith(".toml") else packaged_recipe(name)
+
+
+def packaged_recipe(name: str) -> Path:
+    """The file of a recipe of the package.
+
+    Raises
+    ------
+    UnknownNameError
+        There is none of that name; the message lists them.
+    """
+    folder = Path(str(files("ensadv_data") / "pipelines"))
+    known = sorted(path.stem for path in folder.glob("*.toml"))
+    if name not in known:
+        raise UnknownNameError("recipe", name, known)
+    return folder / f"{name}.toml"
 
 
 def selected(recipe: Recipe, until: str | None) -> tuple[Stage, ...]:

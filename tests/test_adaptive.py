@@ -71,7 +71,7 @@ def test_an_estimated_gradient_is_the_gradient(seed, loss):
 def test_along_an_estimated_gradient_it_is_r_fgsm():
     """The same images are fooled as by R+FGSM with the true gradient and the same random step."""
     target, data = model_of(Exact(18, 4, seed=3)), tiny(40)
-    got = measure_estimated(target, data, epsilon=0.2, alpha=0.05, step=1e-3, seed=5)
+    got = measure_estimated(target, data, parse_adaptive("estimated:alpha=0.05,step=0.001", epsilon=0.2), seed=5)
     images, labels = data.read(np.arange(40))
     x, y = torch.from_numpy(images).float() / 255, torch.from_numpy(labels)
     attack = parse_attack("r-fgsm:alpha=0.05", epsilon=0.2)
@@ -101,9 +101,9 @@ def digits():
 def test_a_surrogate_transfers_and_every_query_is_counted(digits):
     data, samples = open_dataset("mnist-mini", "test", limit=200), open_dataset("mnist-mini", "train")
     seen = []
-    options = {"epsilon": 0.1, "rounds": 3, "epochs": 8, "images": 100, "seed": 2}
+    adversary = parse_adaptive("surrogate:rounds=3,epochs=8,samples=100", epsilon=0.1)
     state = torch.get_rng_state()
-    got = measure_surrogate(digits, data, samples, advance=seen.append, **options)
+    got = measure_surrogate(digits, data, samples, adversary, seed=2, advance=seen.append)
     assert torch.equal(state, torch.get_rng_state())
     assert got.queries == 100 * 2**3
     assert sum(seen) == 200
@@ -113,7 +113,7 @@ def test_a_surrogate_transfers_and_every_query_is_counted(digits):
     random = (random + 0.1 * torch.randn(random.shape, generator=torch.Generator().manual_seed(1)).sign()).clamp(0, 1)
     by_chance = int((digits.module(random).argmax(1).numpy() != labels).sum())
     assert got.rate.errors > 2 * by_chance > clean
-    assert measure_surrogate(digits, data, samples, **options) == got
+    assert measure_surrogate(digits, data, samples, adversary, seed=2) == got
 
 
 def test_the_target_s_labels_are_all_that_a_surrogate_learns_from(digits):
@@ -121,19 +121,19 @@ def test_the_target_s_labels_are_all_that_a_surrogate_learns_from(digits):
     data, samples = open_dataset("mnist-mini", "test", limit=50), open_dataset("mnist-mini", "train", limit=60)
     images, labels = samples.read(np.arange(60))
     wrong = ArrayDataset(images, (labels + 1) % 10, name="wrong", split="train", classes=10)
-    options = {"epsilon": 0.1, "rounds": 1, "epochs": 3, "images": 60}
-    assert measure_surrogate(digits, data, samples, **options) == measure_surrogate(digits, data, wrong, **options)
+    adversary = parse_adaptive("surrogate:rounds=1,epochs=3,samples=60", epsilon=0.1)
+    assert measure_surrogate(digits, data, samples, adversary) == measure_surrogate(digits, data, wrong, adversary)
 
 
 def test_more_samples_than_there_are_is_refused(digits):
     data, samples = open_dataset("mnist-mini", "test", limit=5), open_dataset("mnist-mini", "train", limit=60)
     with pytest.raises(InputError, match="at most 60, the images there are, got 61"):
-        measure_surrogate(digits, data, samples, epsilon=0.1, images=61)
+        measure_surrogate(digits, data, samples, parse_adaptive("surrogate:samples=61", epsilon=0.1))
     with pytest.raises(UnknownNameError, match="unknown architecture 'Z'"):
         measure_adaptive(digits, data, samples, parse_adaptive("surrogate:architecture=Z", epsilon=0.1))
-    for measure in (measure_surrogate, lambda *a, **k: measure_estimated(*a[:2], alpha=0.05, **k)):
+    for name in ADAPTIVE:
         with pytest.raises(ModelError, match="digits: the model cannot read"):
-            measure(digits, tiny(), tiny(), epsilon=0.1)
+            measure_adaptive(digits, tiny(), tiny(), parse_adaptive(name, epsilon=0.1))
 
 
 def test_a_suite_names_them_and_the_summary_tells_their_cost(tmp_path):

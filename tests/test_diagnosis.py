@@ -64,7 +64,7 @@ def test_every_measure_is_the_one_of_its_module(found, references):
     some, whole = open_dataset("mnist-mini", "test", limit=40), open_dataset("mnist-mini", "test")
     model, other = load_model(references["a"], name="a"), load_model(references["s"], name="a")
     got = found.models["a"]
-    single, iterative = parse_attack("fgsm:loss=margin", epsilon=0.2), parse_attack("i-fgsm:steps=3", epsilon=0.2)
+    single, iterative = parse_attack("fgsm", epsilon=0.2), parse_attack("i-fgsm:steps=3", epsilon=0.2)
     assert (
         got["masking"]
         == measure_masking(model, some, single=single, iterative=iterative, seed=4, batch_size=25).to_json()

@@ -220,6 +220,22 @@ def test_each_perturbation_is_computed_once(models, dataset):
     assert calls[0] == calls[1] == 1 + 1 + 1 + 4 + 4  # a look at one image, and at all; FGSM; four steps; four steps
 
 
+def test_a_target_that_is_a_source_is_attacked_once(models, dataset):
+    """Its white-box attack is the one that is transferred: Tables 1, 7 and 9."""
+    t0, t1, _, _ = models
+    attack = WHITE[1]
+    calls = []
+    for white in ([attack], []):
+        before, advanced = t0.module.calls, []
+        got = measure_transfer(
+            [t0, t1], [t0], dataset, white_box=white, black_box=[attack], epsilon=EPSILON, advance=advanced.append
+        )
+        calls.append(t0.module.calls - before)
+        assert sum(advanced) == (2 * len(white) + 1) * IMAGES
+        assert list(got.targets[0].white_box) == [attack.label]
+    assert calls[0] == calls[1] + 1  # the answers to it are asked for twice, the gradient is taken once
+
+
 def test_json_is_deterministic_and_holds_everything(models, dataset, measured):
     again = measure_transfer(
         models[:2], models[2:], dataset, white_box=WHITE, black_box=BLACK, epsilon=EPSILON, suite="s", seed=5

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from ensadv_data.data.dataset import ArrayDataset, Dataset
+from ensadv_data.errors import InputError
 from ensadv_data.keys import numpy_generator
 from ensadv_data.spec import ShiftSpec
 
@@ -66,9 +67,11 @@ def shifted(dataset: Dataset, shift: ShiftSpec, *, seed: int = 0) -> ArrayDatase
     InputError
         More pixels to flip than an image has.
     """
+    pixels = dataset.shape[1] * dataset.shape[2]
+    if shift.flip > pixels:
+        raise InputError(f"flip: expected at most the {pixels} pixels of an image, got {shift.flip}")
     examples = np.arange(len(dataset))
     images, labels = dataset.read(examples)
-    shift.check(dataset.shape)
     if shift.rotate:
         images = rotate(images, shift.rotate)
     if shift.flip:

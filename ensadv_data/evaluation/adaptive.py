@@ -127,44 +127,22 @@ def measure_adaptive(
     ModelError
         The model cannot read these images.
     """
-    common: dict[str, Any] = {"epsilon": adversary.epsilon, "loss": loss, "seed": seed}
-    common |= {"device": device, "advance": advance}
     if adversary.name == "estimated":
-        alpha = adversary.epsilon / 2 if adversary.alpha is None else adversary.alpha
-        return measure_estimated(target, dataset, alpha=alpha, step=adversary.step, **common)
-    return measure_surrogate(
-        target,
-        dataset,
-        samples,
-        images=adversary.samples,
-        architecture=adversary.architecture,
-        rounds=adversary.rounds,
-        epochs=adversary.epochs,
-        augmentation=adversary.augmentation,
-        **common,
-    )
+        return measure_estimated(target, dataset, adversary, loss=loss, seed=seed, device=device, advance=advance)
+    return measure_surrogate(target, dataset, samples, adversary, loss=loss, seed=seed, device=device, advance=advance)
 
 
 def measure_estimated(
     target: Model,
     dataset: Dataset,
+    adversary: AdaptiveSpec,
     *,
-    epsilon: float,
-    alpha: float,
-    step: float = 0.01,
     loss: str = "margin",
     seed: int = 0,
     device: str = "cpu",
     advance: Callable[[int], None] = lambda images: None,
 ) -> AdaptiveResult:
-    """R+FGSM along an estimated gradient.
-
-    Parameters
-    ----------
-    epsilon, alpha
-        L∞ radius and random step, 0 < alpha < epsilon.
-    step
-        Of the differences.
+    """R+FGSM along an estimated gradient, with the ``epsilon``, ``alpha`` and ``step`` of the adversary.
 
     Raises
     ------
@@ -174,6 +152,8 @@ def measure_estimated(
         The model cannot read these images.
     """
     check_models([target], dataset, device=device)
+    epsilon = adversary.epsilon
+    alpha = epsilon / 2 if adversary.alpha is None else adversary.alpha
     attack = AttackSpec(name="r-fgsm", epsilon=epsilon, alpha=alpha)
     oracle, errors = Oracle(target.module), 0
     key = derive_key("estimated", seed)
@@ -182,7 +162,7 @@ def measure_estimated(
         if noise is None:
             raise InputError(f"expected a random step for {attack.name}, got none")
         moved = random_step(x, noise, alpha=alpha)
-        gradient = estimated_gradient(oracle.scores, moved[0], y[0], step=step, loss=loss)
+        gradient = estimated_gradient(oracle.scores, moved[0], y[0], step=adversary.step, loss=loss)
         x_adv = (moved + (epsilon - alpha) * sign_of(gradient)).clamp(0, 1)
         errors += int((logits_of(target.module, x_adv).argmax(1) != y).sum())
         advance(1)
@@ -193,13 +173,8 @@ def measure_surrogate(
     target: Model,
     dataset: Dataset,
     samples: Dataset,
+    adversary: AdaptiveSpec,
     *,
-    epsilon: float,
-    images: int = 150,
-    architecture: str = "D",
-    rounds: int = 5,
-    epochs: int = 10,
-    augmentation: float = 0.1,
     loss: str = "margin",
     seed: int = 0,
     batch_size: int = 64,
@@ -212,16 +187,12 @@ def measure_surrogate(
     ----------
     dataset
         Test images to attack.
-    samples, images
-        Where the adversary's own images are from, and how many it has; their labels are not used.
-    architecture
-        Of the surrogate; another one than the target's is what the paper assumes.
-    rounds
-        Each doubles the data: every image, moved along the sign of the surrogate's Jacobian for its label.
-    epochs
-        Over all data, in each round.
-    augmentation
-        λ, the size of that move, pixels in [0, 1].
+    samples
+        Where the adversary's own images are from; their labels are not used.
+    adversary
+        ``samples``: how many images it has; ``architecture`` of the surrogate, which the paper assumes to be another
+        one than the target's; ``rounds``, each of which doubles the data by every image moved along the sign of the
+        surrogate's Jacobian for its label, by ``augmentation``; ``epochs`` over all data in each round.
 
     Raises
     ------
@@ -233,16 +204,16 @@ def measure_surrogate(
     check_models([target], dataset, device=device)
     oracle = Oracle(target.module)
     surrogate = build_model(
-        architecture, shape=dataset.shape, classes=dataset.classes, seed=derive_key("surrogate", seed) % 2**31
+        adversary.architecture, shape=dataset.shape, classes=dataset.classes, seed=derive_key("surrogate", seed) % 2**31
     ).to(device)
     optimizer = torch.optim.Adam(surrogate.parameters(), lr=1e-3)
-    if images > len(samples):
-        raise InputError(f"samples: expected at most {len(samples)}, the images there are, got {images}")
-    x = torch.from_numpy(samples.read(np.arange(images))[0]).to(device).float() / 255
+    if adversary.samples > len(samples):
+        raise InputError(f"samples: expected at most {len(samples)}, the images there are, got {adversary.samples}")
+    x = torch.from_numpy(samples.read(np.arange(adversary.samples))[0]).to(device).float() / 255
     y = oracle.labels(x)
-    for number in range(rounds + 1):
+    for number in range(adversary.rounds + 1):
         with torch_seeded(device, "surrogate", seed, number):
-            for _ in range(epochs):
+            for _ in range(adversary.epochs):
                 surrogate.train()
                 order = torch.randperm(len(x))
                 for start in range(0, len(x), batch_size):
@@ -251,13 +222,13 @@ def measure_surrogate(
                     cross_entropy(surrogate(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
         surrogate.eval()
-        if number < rounds:
+        if number < adversary.rounds:
             towards = -input_gradient(surrogate, x, y, loss=loss)  # where the queried label's score grows
-            moved = (x + augmentation * sign_of(towards)).clamp(0, 1)
+            moved = (x + adversary.augmentation * sign_of(towards)).clamp(0, 1)
             x, y = torch.cat([x, moved]), torch.cat([y, oracle.labels(moved)])
     errors = 0
     for _, clean, true in batches(dataset, batch_size=250, device=device):
-        x_adv = fgsm(surrogate, clean, true, epsilon=epsilon, loss=loss)
+        x_adv = fgsm(surrogate, clean, true, epsilon=adversary.epsilon, loss=loss)
         errors += int((logits_of(target.module, x_adv).argmax(1) != true).sum())
         advance(len(clean))
     return AdaptiveResult(Rate(errors, len(dataset)), oracle.queries)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,8 +80,9 @@ def diagnose(
     """
     static, holdouts, others = static or {}, holdouts or {}, others or {}
     check_roles(spec, models=models, others=others, static=static, holdouts=holdouts)
+    spec = spec.model_copy(update={"single": spec.single.with_loss(spec.loss)})
     whole = open_data(data.model_copy(update={"limit": None}), "test")
-    dataset = open_data(data.model_copy(update={"limit": spec.images and min(spec.images, len(whole))}), "test")
+    dataset = replace(whole, limit=spec.images and min(spec.images, len(whole)))
     for example in spec.examples if "surface" in spec.measures else ():
         check_surface(whole, example, radius=spec.epsilon, resolution=spec.resolution)
     targets, across, sources, futures = load_models([models, others, static, holdouts], device=spec.device)
@@ -151,9 +152,8 @@ def _measured(
     common: dict[str, Any] = {"batch_size": spec.batch_size, "device": spec.device}
     found: dict[str, Any] = {}
     if "masking" in spec.measures:
-        single = spec.single if spec.single.loss else spec.single.model_copy(update={"loss": spec.loss})
         masking = measure_masking(
-            model, dataset, single=single, iterative=spec.iterative, seed=spec.seed, advance=advance, **common
+            model, dataset, single=spec.single, iterative=spec.iterative, seed=spec.seed, advance=advance, **common
         )
         found["masking"] = masking.to_json()
     if "rounding" in spec.measures:
@@ -213,8 +213,8 @@ def _answers(
 ) -> Answers:
     """What each target says to the single-step attack of one source."""
     answers: dict[str, list[Any]] = {target.name: [] for target in targets}
+    key = derive_key("discrepancy", spec.seed, spec.single.label)
     for indices, x, y in batches(dataset, batch_size=spec.batch_size, device=spec.device):
-        key = derive_key("discrepancy", spec.seed, spec.single.label)
         noise = noise_of(spec.single, dataset.shape, seed=key, examples=indices, device=spec.device)
         label = attack_label(source.module, x, spec.single, y)
         x_adv = perturb(source.module, x, label, spec.single, noise=noise)

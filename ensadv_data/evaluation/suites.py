@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ensadv_data.errors import InputError, QuantityError, UnknownNameError
 from ensadv_data.evaluation.outside import OutsideAttack, is_outside, parse_outside
-from ensadv_data.spec import AdaptiveSpec, AttackSpec, parse_adaptive, parse_attack, read_toml
+from ensadv_data.spec import AdaptiveSpec, AttackSpec, Loss, parse_adaptive, parse_attack, read_toml
 
 __all__ = ["SUITES", "Attack", "Suite", "suite_named"]
 
@@ -31,10 +31,10 @@ class Suite:
             parse_adaptive(text.replace("{half}", repr(epsilon / 2)), epsilon=epsilon) for text in self.adaptive
         )
 
-    def attacks(self, *, epsilon: float, loss: str = "margin") -> tuple[tuple[Attack, ...], tuple[Attack, ...]]:
+    def attacks(self, *, epsilon: float, loss: Loss = "margin") -> tuple[tuple[Attack, ...], tuple[Attack, ...]]:
         """White-box and black-box attacks at one L∞ radius, pixels in [0, 1].
 
-        ``loss`` is that of the attacks that name none, but for PGD, whose own is the hinge: ``margin``, or ``ce``.
+        ``loss`` is that of the attacks that name none (:meth:`~ensadv_data.spec.AttackSpec.with_loss`).
 
         Raises
         ------
@@ -48,15 +48,13 @@ class Suite:
         return white, black
 
 
-def _attack(text: str, epsilon: float, loss: str) -> Attack:
+def _attack(text: str, epsilon: float, loss: Loss) -> Attack:
     if is_outside(text):
         return parse_outside(text, epsilon=epsilon)
     attack = parse_attack(text, epsilon=epsilon)
     if attack.epsilon != epsilon:
         raise QuantityError(f"suite: expected attacks without an epsilon of their own, got {text!r}")
-    if loss != "margin" and attack.loss is None and attack.name != "pgd":
-        return AttackSpec(**{**attack.model_dump(exclude_unset=True), "loss": loss})
-    return attack
+    return attack.with_loss(loss)
 
 
 _TABLE7 = Suite(

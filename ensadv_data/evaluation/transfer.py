@@ -157,17 +157,23 @@ def measure_transfer(
     check_models((*targets, *sources), dataset, device=device)
     tops = (1, 5) if dataset.classes > 10 else (1,)
     counts = {top: _Counts(len(dataset)) for top in tops}
+    twice = {(t.digest, a.label) for t in targets for a in white_box} & {
+        (s.digest, a.label) for s in sources for a in black_box
+    }
     for indices, x, y in batches(dataset, batch_size=batch_size, device=device):
+        kept: dict[tuple[str, str], torch.Tensor] = {}  # white-box on a target that is a source as well
 
-        def attacked(model: Model, attack: Attack, x: Any = x, y: Any = y, indices: Any = indices) -> torch.Tensor:
+        def attacked(
+            model: Model, attack: Attack, x: Any = x, y: Any = y, indices: Any = indices, kept: Any = kept
+        ) -> torch.Tensor:
             advance(len(indices))
-            if isinstance(attack, OutsideAttack):
-                with torch_seeded(device, "outside attack", seed, attack.label, int(indices[0])):
-                    return attack.perturb(model.module, x, y)
-            label = attack_label(model.module, x, attack, y)
-            key = derive_key("evaluation", seed, attack.label)
-            noise = noise_of(attack, dataset.shape, seed=key, examples=indices, device=device)
-            return perturb(model.module, x, label, attack, noise=noise)
+            name = (model.digest, attack.label)
+            x_adv: torch.Tensor | None = kept.get(name)
+            if x_adv is None:
+                x_adv = _perturbed(model, attack, x, y, indices, seed=seed)
+                if name in twice:
+                    kept[name] = x_adv
+            return x_adv
 
         def count(target: Model, *what: str, inputs: torch.Tensor, y: Any = y, indices: Any = indices) -> None:
             logits = _finite_logits(target, inputs)
@@ -194,6 +200,19 @@ def measure_transfer(
         sources={source.name: source.digest for source in sources},
         targets=tuple(_result(target, sources, counts) for target in targets),
     )
+
+
+def _perturbed(
+    model: Model, attack: Attack, x: torch.Tensor, y: torch.Tensor, indices: npt.NDArray[np.int64], *, seed: int
+) -> torch.Tensor:
+    """One attack on one batch; its randomness is named by the attack and the examples."""
+    if isinstance(attack, OutsideAttack):
+        with torch_seeded(x.device, "outside attack", seed, attack.label, int(indices[0])):
+            return attack.perturb(model.module, x, y)
+    label = attack_label(model.module, x, attack, y)
+    key = derive_key("evaluation", seed, attack.label)
+    noise = noise_of(attack, tuple(x.shape[1:]), seed=key, examples=indices, device=x.device)
+    return perturb(model.module, x, label, attack, noise=noise)
 
 
 def _finite_logits(model: Model, x_NCHW: torch.Tensor) -> torch.Tensor:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["COMPOSITES", "Binarised", "MeanLogits", "MeanProbabilities", "leaves", "with_leaves"]
+__all__ = ["COMPOSITES", "Binarised", "MeanLogits", "MeanProbabilities", "leaves", "split", "with_leaves"]
 
 
-class MeanProbabilities(nn.Module):
-    """The logarithm of the members' mean probabilities; its softmax is that mean."""
-
+class _Ensemble(nn.Module):
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
+
+class MeanProbabilities(_Ensemble):
+    """The logarithm of the members' mean probabilities; its softmax is that mean."""
+
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Logits (N, K)."""
         answers = torch.stack([member(x_NCHW).log_softmax(dim=1) for member in self.members])
-        mean: Tensor = answers.logsumexp(dim=0) - torch.tensor(float(len(self.members))).log()
+        mean: Tensor = answers.logsumexp(dim=0) - math.log(len(self.members))
         return mean
 
 
-class MeanLogits(MeanProbabilities):
+class MeanLogits(_Ensemble):
     """The mean of the members' logits."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -66,19 +69,23 @@ COMPOSITES: Mapping[str, Callable[[Sequence[nn.Module]], nn.Module]] = {
 }
 
 
-def leaves(reference: str) -> list[str]:
-    """The references that a reference is made of: itself, or the members of a composite."""
+def split(reference: str) -> tuple[str, list[str]]:
+    """The kind of a composite and its members' references; no kind and no members for any other reference."""
     kind, colon, rest = reference.partition(":")
     if not colon or kind not in COMPOSITES:
-        return [reference]
-    members = [rest] if kind == "binarised" else rest.split("+")
-    return [leaf for member in members for leaf in leaves(member)]
+        return "", []
+    return kind, [rest] if kind == "binarised" else rest.split("+")
+
+
+def leaves(reference: str) -> list[str]:
+    """The references that a reference is made of: itself, or the members of a composite."""
+    kind, members = split(reference)
+    return [leaf for member in members for leaf in leaves(member)] if kind else [reference]
 
 
 def with_leaves(reference: str, change: Callable[[str], str]) -> str:
     """The same composite of other references; ``change`` is asked for each of :func:`leaves`."""
-    kind, colon, rest = reference.partition(":")
-    if not colon or kind not in COMPOSITES:
+    kind, members = split(reference)
+    if not kind:
         return change(reference)
-    members = [rest] if kind == "binarised" else rest.split("+")
     return f"{kind}:" + "+".join(with_leaves(member, change) for member in members)

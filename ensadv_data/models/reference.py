@@ -15,7 +15,7 @@ from torch import nn
 from ensadv_data.errors import IntegrityError, ModelError, UnknownNameError
 from ensadv_data.keys import torch_seeded
 from ensadv_data.models.architectures import build_model
-from ensadv_data.models.composite import COMPOSITES
+from ensadv_data.models.composite import COMPOSITES, split
 from ensadv_data.models.weights import fill_weights, read_metadata, weights_digest
 
 __all__ = ["Model", "load_model", "load_models"]
@@ -46,9 +46,10 @@ def load_model(reference: str, *, name: str | None = None, device: str = "cpu") 
         The weights are not those whose digest the file names.
     """
     record: Mapping[str, Any] = {}
+    composite, members = split(reference)
+    if composite:
+        return _from_members(composite, members, reference, name=name or composite, device=device)
     kind, colon, rest = reference.partition(":")
-    if colon and kind in COMPOSITES:
-        return _from_members(kind, rest, name=name or kind, device=device)
     if colon and kind == "python":
         module, architecture = _from_python(rest), rest
     elif colon and kind == "timm":
@@ -75,16 +76,15 @@ def load_models(roles: Sequence[Mapping[str, str]], *, device: str = "cpu") -> l
     return [[replace(loaded[reference], name=name) for name, reference in role.items()] for role in roles]
 
 
-def _from_members(kind: str, rest: str, *, name: str, device: str) -> Model:
-    references = [rest] if kind == "binarised" else rest.split("+")
+def _from_members(kind: str, references: list[str], whole: str, *, name: str, device: str) -> Model:
     if not all(references):
-        raise ModelError(f"expected {kind}:REF{'' if kind == 'binarised' else '+REF…'}, got {kind}:{rest}")
+        raise ModelError(f"expected {kind}:REF{'' if kind == 'binarised' else '+REF…'}, got {whole}")
     members = [load_model(reference, device=device) for reference in references]
     architectures = "+".join(member.architecture for member in members)
     return Model(
         name=name,
         module=COMPOSITES[kind]([member.module for member in members]).eval(),
-        reference=f"{kind}:{rest}",
+        reference=whole,
         architecture=f"{kind}:{architectures}",
         digest=hashlib.sha256("|".join([kind, *(member.digest for member in members)]).encode()).hexdigest(),
         record={"members": [dict(member.record) for member in members]},

@@ -11,7 +11,7 @@ from ensadv_data.errors import QuantityError
 from ensadv_data.files import write_atomic
 from ensadv_data.report.charts import draw_errors, draw_losses, draw_pictures
 from ensadv_data.report.diagnoses import describe_diagnosis, read_diagnosis
-from ensadv_data.report.inputs import kind_of, read_log, read_result
+from ensadv_data.report.inputs import read_json, read_log, read_result
 from ensadv_data.report.page import (
     describe_mix,
     describe_result,
@@ -79,9 +79,9 @@ def write_report(
     for name, seconds in (stages or {}).items():
         if not (math.isfinite(seconds) and seconds >= 0):
             raise QuantityError(f"stage {name!r}: expected seconds from 0 up, got {seconds:g}; measure it again")
-    kinds = {path: kind_of(path) for path in results}
-    read = [read_result(path) for path in results if kinds[path] == "transfer"]
-    diagnoses = [read_diagnosis(path) for path in results if kinds[path] == "diagnosis"]
+    roots = [(path.stem, read_json(path)) for path in results]
+    read = [read_result(name, root) for name, root in roots if root.at("kind").text() == "transfer"]
+    diagnoses = [read_diagnosis(name, root) for name, root in roots if root.at("kind").text() == "diagnosis"]
     measured = [*(result.data for result in read), *(diagnosis.data for diagnosis in diagnoses)]
     runs = [read_log(path) for path in logs]
     opened = [open_store(path) for path in stores]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ensadv_data.report.charts import draw_curves, picture_of
-from ensadv_data.report.inputs import Node, Rate, read_json
+from ensadv_data.report.inputs import Node, Rate
 
 __all__ = ["Diagnosis", "describe_diagnosis", "read_diagnosis"]
 
@@ -68,20 +67,19 @@ class Diagnosis:
     discrepancy: Mapping[str, tuple[float, float]]  # by future adversary: equation 10, and the largest gap of risks
 
 
-def read_diagnosis(path: Path) -> Diagnosis:
-    """Read a result of ``ensadv-data diagnose``.
+def read_diagnosis(name: str, root: Node) -> Diagnosis:
+    """Check a result of ``ensadv-data diagnose``.
 
     Raises
     ------
     InputError
         The file is missing, or is no such result; the message names the place in it.
     """
-    root = read_json(path, kind="diagnosis")
     models = tuple(_findings(name, node) for name, node in root.at("models").items())
     if not models:
         raise root.at("models").fail("at least one model")
     return Diagnosis(
-        name=path.stem,
+        name=name,
         data=root.at("data").text(),
         n=root.at("n").count(1),
         epsilon=root.at("epsilon").share(),

@@ -18,7 +18,6 @@ __all__ = [
     "Result",
     "Run",
     "Target",
-    "kind_of",
     "read_json",
     "read_log",
     "read_result",
@@ -186,44 +185,35 @@ _NOTHING = object()
 _REMEDY = "pass a JSON file that `ensadv-data evaluate` or `ensadv-data diagnose` wrote"
 
 
-def kind_of(path: Path) -> str:
-    """``transfer`` for a result of ``evaluate``, ``diagnosis`` for one of ``diagnose``.
+def read_json(path: Path) -> Node:
+    """A result of version 1: of kind ``transfer``, from ``evaluate``, or ``diagnosis``, from ``diagnose``.
 
     Raises
     ------
     InputError
         The file is missing, or is neither.
     """
-    node = _parsed(str(path), _text_of(path, "a result", _REMEDY), _REMEDY).at("kind")
-    if node.value not in ("transfer", "diagnosis"):
-        raise node.fail("'transfer' or 'diagnosis'")
-    return str(node.value)
-
-
-def read_json(path: Path, *, kind: str) -> Node:
-    """The whole of a result of that kind and of version 1; raises InputError."""
     root = _parsed(str(path), _text_of(path, "a result", _REMEDY), _REMEDY)
-    if root.table().get("kind") != kind:
-        raise root.at("kind").fail(repr(kind))
+    if root.table().get("kind") not in ("transfer", "diagnosis"):
+        raise root.at("kind").fail("'transfer' or 'diagnosis'")
     if root.at("version").count() != 1:
         raise root.at("version").fail("version 1")
     return root
 
 
-def read_result(path: Path) -> Result:
-    """Read a result of ``ensadv-data evaluate``.
+def read_result(name: str, root: Node) -> Result:
+    """Check a result of ``ensadv-data evaluate``.
 
     Raises
     ------
     InputError
         The file is missing, or is no such result; the message names the place in it.
     """
-    root = read_json(path, kind="transfer")
     targets = tuple(_target(name, node) for name, node in root.at("targets").items())
     if not targets:
         raise root.at("targets").fail("at least one target")
     return Result(
-        name=path.stem,
+        name=name,
         data=root.at("data").text(),
         n=root.at("n").count(1),
         epsilon=root.at("epsilon").share(),

@@ -7,7 +7,7 @@ flags, so that both refuse the same mistakes with the same words.
 from __future__ import annotations
 
 from ensadv_data.spec.adaptive import ADAPTIVE, AdaptiveSpec, parse_adaptive
-from ensadv_data.spec.attack import ATTACKS, AttackSpec, EpsilonSpec, parse_attack, parse_epsilon
+from ensadv_data.spec.attack import ATTACKS, AttackSpec, EpsilonSpec, Loss, parse_attack, parse_epsilon
 from ensadv_data.spec.base import Spec, checked, parse_quantity, read_toml
 from ensadv_data.spec.stages import MEASURES, DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, ShiftSpec, TrainSpec
 
@@ -21,6 +21,7 @@ __all__ = [
     "DiagnoseSpec",
     "EpsilonSpec",
     "EvaluateSpec",
+    "Loss",
     "PrecomputeSpec",
     "ShiftSpec",
     "Spec",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ensadv_data.errors import UnknownNameError
-from ensadv_data.spec.base import Alpha, Epsilon, Spec, checked, parse_quantity
+from ensadv_data.spec.base import Alpha, Epsilon, Spec, checked, parse_count, parse_pairs, parse_quantity
 
 __all__ = ["ADAPTIVE", "AdaptiveSpec", "parse_adaptive"]
 
@@ -55,11 +55,9 @@ def parse_adaptive(text: str, *, epsilon: float) -> AdaptiveSpec:
     if name not in ADAPTIVE:
         raise UnknownNameError("adaptive adversary", name, ADAPTIVE)
     fields: dict[str, Any] = {"name": name, "epsilon": epsilon}
-    for item in filter(None, rest.split(",")):
-        key, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or key not in ADAPTIVE[name]:
-            raise UnknownNameError(f"quantity of {name}", item, ADAPTIVE[name])
-        number = value if key == "architecture" else parse_quantity(value, name=key)
-        whole = isinstance(number, float) and key in ("samples", "rounds", "epochs") and number.is_integer()
-        fields[key] = int(number) if whole else number
+    for key, value in parse_pairs(rest, what=f"quantity of {name}", known=ADAPTIVE[name]):
+        if key in ("samples", "rounds", "epochs"):
+            fields[key] = parse_count(value, name=key)
+        else:
+            fields[key] = value if key == "architecture" else parse_quantity(value, name=key)
     return checked(AdaptiveSpec, fields, where=f"adversary {text!r}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from ensadv_data.errors import QuantityError, UnknownNameError
-from ensadv_data.spec.base import Alpha, Epsilon, Spec, checked, parse_quantity, read_epsilon
+from ensadv_data.spec.base import Alpha, Epsilon, Spec, checked, parse_count, parse_pairs, parse_quantity, read_epsilon
 
 __all__ = ["ATTACKS", "Attack", "AttackSpec", "EpsilonLaw", "EpsilonSpec", "parse_attack", "parse_epsilon"]
 
@@ -90,6 +90,12 @@ class AttackSpec(Spec):
         """The loss whose gradient is followed: the margin form, or the hinge for PGD."""
         return self.loss or ("cw" if self.name == "pgd" else "margin")
 
+    def with_loss(self, default: Loss) -> Self:
+        """The same attack, following ``default`` unless it names a loss of its own or is PGD, which has the hinge."""
+        if self.loss is not None or self.name == "pgd" or default == "margin":
+            return self
+        return self.model_copy(update={"loss": default})
+
     @property
     def label(self) -> str:
         """A short name that tells apart the attacks of one suite."""
@@ -122,16 +128,12 @@ def parse_attack(text: str, *, epsilon: float | None = None) -> AttackSpec:
     fields: dict[str, Any] = {"name": name.replace("+", "-")}
     if epsilon is not None:
         fields["epsilon"] = epsilon
-    for item in filter(None, rest.split(",")):
-        key, equals, value = item.partition("=")
-        key = key.strip().replace("-", "_")
-        if not equals or key not in AttackSpec.model_fields or key == "name":
-            raise UnknownNameError(f"quantity of attack {name}", item, sorted(set(AttackSpec.model_fields) - {"name"}))
+    known = sorted(set(AttackSpec.model_fields) - {"name"})
+    for key, value in parse_pairs(rest, what=f"quantity of attack {name}", known=known):
         if key == "steps":
-            number = parse_quantity(value, name="steps")
-            fields[key] = int(number) if number.is_integer() else number
+            fields[key] = parse_count(value, name=key)
         else:
-            fields[key] = value.strip() if key == "loss" else parse_quantity(value, name=key)
+            fields[key] = value if key == "loss" else parse_quantity(value, name=key)
     return checked(AttackSpec, fields, where=f"attack {text!r}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -12,7 +12,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from ensadv_data.errors import InputError, QuantityError, UnknownNameError
 
-__all__ = ["Alpha", "Epsilon", "Spec", "checked", "parse_quantity", "read_epsilon", "read_toml"]
+__all__ = [
+    "Alpha",
+    "Epsilon",
+    "Spec",
+    "checked",
+    "parse_count",
+    "parse_pairs",
+    "parse_quantity",
+    "read_epsilon",
+    "read_toml",
+]
 
 
 def parse_quantity(text: str | float | int, *, name: str) -> float:
@@ -36,6 +46,35 @@ def parse_quantity(text: str | float | int, *, name: str) -> float:
     except (ValueError, TypeError, ArithmeticError):
         raise QuantityError(f"{name}: expected a number or a fraction such as 0.3 or 16/255, got {text!r}") from None
     return value
+
+
+def parse_pairs(text: str, *, what: str, known: Iterable[str]) -> list[tuple[str, str]]:
+    """Read ``KEY=VALUE,…``; keys may be written with hyphens.
+
+    Raises
+    ------
+    UnknownNameError
+        An item is no pair, or its key is not among ``known``, which the message lists.
+    """
+    pairs, keys = [], list(known)
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or (key := key.replace("-", "_")) not in keys:
+            raise UnknownNameError(what, item, keys)
+        pairs.append((key, value))
+    return pairs
+
+
+def parse_count(text: str, *, name: str) -> int | float:
+    """Read a whole number; another number comes back as it is, for the spec to refuse.
+
+    Raises
+    ------
+    QuantityError
+        When it is no number.
+    """
+    number = parse_quantity(text, name=name)
+    return int(number) if number.is_integer() else number
 
 
 def read_epsilon(value: Any) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from ensadv_data.errors import InputError, QuantityError, UnknownNameError
+from ensadv_data.errors import InputError, QuantityError
 from ensadv_data.spec.attack import Attack, AttackSpec, EpsilonLaw, EpsilonSpec, parse_attack
-from ensadv_data.spec.base import Epsilon, Spec, checked, parse_quantity
+from ensadv_data.spec.base import Epsilon, Spec, checked, parse_count, parse_pairs, parse_quantity
 
 __all__ = ["MEASURES", "DataSpec", "DiagnoseSpec", "EvaluateSpec", "PrecomputeSpec", "ShiftSpec", "TrainSpec"]
 
@@ -130,11 +130,6 @@ class ShiftSpec(Spec):
         """Such as ``rotate=20,flip=5``."""
         return f"rotate={self.rotate:g},flip={self.flip}"
 
-    def check(self, shape: tuple[int, int, int]) -> None:
-        """Refuse what images of that shape do not have; raises InputError."""
-        if self.flip > shape[1] * shape[2]:
-            raise InputError(f"flip: expected at most the {shape[1] * shape[2]} pixels of an image, got {self.flip}")
-
 
 def parse_shift(text: str) -> ShiftSpec:
     """Read ``rotate=DEGREES,flip=PIXELS``, each of them or both.
@@ -146,13 +141,8 @@ def parse_shift(text: str) -> ShiftSpec:
     InputError
         A value is outside its range.
     """
-    fields: dict[str, Any] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        key, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or key not in ShiftSpec.model_fields:
-            raise UnknownNameError("key of shift", item, sorted(ShiftSpec.model_fields))
-        number = parse_quantity(value, name=key)
-        fields[key] = int(number) if key == "flip" and number.is_integer() else number
+    pairs = parse_pairs(text, what="key of shift", known=sorted(ShiftSpec.model_fields))
+    fields = {key: (parse_count if key == "flip" else parse_quantity)(value, name=key) for key, value in pairs}
     return checked(ShiftSpec, fields, where=f"shift {text!r}")
 
 
@@ -173,7 +163,7 @@ class EvaluateSpec(Spec):
 
 
 Measure = Literal["masking", "rounding", "cone", "surface", "discrepancy"]
-MEASURES: tuple[Measure, ...] = ("masking", "rounding", "cone", "surface", "discrepancy")
+MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 
 class DiagnoseSpec(Spec):

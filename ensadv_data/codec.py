@@ -27,7 +27,6 @@ from numcodecs.zstd import Zstd
 from ensadv_data.errors import ChunkError, InputError
 
 __all__ = [
-    "MASK_LEVEL",
     "apply_deltas",
     "apply_signs",
     "pack_signs",
@@ -47,8 +46,6 @@ F32 = npt.NDArray[np.float32]
 _FILLED = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.float32)
 _SIGN = 2 * _FILLED - 1  # the eight signs of each byte
 _EMPTY = np.zeros((0, 0), np.uint8)
-MASK_LEVEL = 15  # of zstd; on a max-pooling net it takes half of the bits that level 3 takes
-_ZSTD = Zstd(level=MASK_LEVEL, checksum=True)
 
 
 def row_bytes(d: int) -> int:
@@ -200,13 +197,13 @@ def random_bits(seed: int, draws: I64, examples: I64, *, d: int, stream: int = 0
     return bits
 
 
-def zstd_encode(data: bytes) -> bytes:
-    """Compress the mask plane, with zstd's own checksum."""
-    return bytes(_ZSTD.encode(data))
+def zstd_encode(data: bytes, *, level: int) -> bytes:
+    """Compress a plane, with zstd's own checksum."""
+    return bytes(Zstd(level=level, checksum=True).encode(data))
 
 
 def zstd_decode(data: bytes, *, size: int) -> U8:
-    """Decompress the mask plane into exactly ``size`` bytes.
+    """Decompress a plane into exactly ``size`` bytes.
 
     Raises
     ------
@@ -218,7 +215,7 @@ def zstd_decode(data: bytes, *, size: int) -> U8:
         raise ChunkError(f"expected {size} bytes of zstd data, got a frame of {_announced_size(data)}")
     out = np.empty(size, np.uint8)
     try:
-        _ZSTD.decode(data, out)
+        Zstd().decode(data, out)
     except (RuntimeError, ValueError) as error:
         raise ChunkError(f"expected {size} bytes of zstd data: {error}") from None
     return out

@@ -59,16 +59,16 @@ def test_the_reader_on_the_page_reads_what_ours_reads(tmp_path, names, n, zeros)
 
 
 def test_the_reader_on_the_page_refuses_what_is_corrupted_or_unfinished(tmp_path, names):
-    make_store(tmp_path / "s", make_images(20), ("m/fgsm",))
-    chunk = tmp_path / "s/m/fgsm/direction/c/0/4/0"
+    make_store(tmp_path / "s", make_images(20), ("m/r-fgsm",))
+    chunk = tmp_path / "s/m/r-fgsm/direction/c/0/4/0"
     data = bytearray(chunk.read_bytes())
     data[1] ^= 8
     chunk.write_bytes(data)
     with pytest.raises(ValueError, match="c/0/4/0 is corrupted"):
-        names["read"](tmp_path / "s", "m/fgsm", 0, Zstd().decode)
+        names["read"](tmp_path / "s", "m/r-fgsm", 0, Zstd().decode)
     (tmp_path / "s/manifest.json").unlink()
     with pytest.raises(ValueError, match="no complete store"):
-        names["read"](tmp_path / "s", "m/fgsm", 0, Zstd().decode)
+        names["read"](tmp_path / "s", "m/r-fgsm", 0, Zstd().decode)
 
 
 def test_the_reader_on_the_page_is_short_and_needs_numpy_only():
@@ -78,9 +78,11 @@ def test_the_reader_on_the_page_is_short_and_needs_numpy_only():
 
 
 def test_the_metadata_on_the_page_is_that_of_a_store(tmp_path):
-    make_store(tmp_path / "s", make_images(3, shape=(1, 2, 5)), ("m/fgsm",))
-    (shown,) = code("json")
-    assert json.loads(shown) == json.loads((tmp_path / "s/m/fgsm/direction/zarr.json").read_text())
+    make_store(tmp_path / "s", make_images(3, shape=(1, 2, 5)), ("m/fgsm", "m/r-fgsm"))
+    (shown,) = (json.loads(text) for text in code("json"))
+    assert shown == json.loads((tmp_path / "s/m/r-fgsm/direction/zarr.json").read_text())
+    frames = {"codecs": [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": 3, "checksum": True}}]}
+    assert shown | frames == json.loads((tmp_path / "s/m/fgsm/direction/zarr.json").read_text())
 
 
 @pytest.mark.parametrize(("seed", "k", "image", "stream"), [(0, 0, 0, 0), (2**63 - 1, 3, 59_999, 2)])

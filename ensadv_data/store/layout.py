@@ -4,7 +4,8 @@
       zarr.json                          group; attributes: format, version, data, shape, n, block, draws, …
       manifest.json                      written last: the store is complete
       example_digest/c/B                 uint64 (N,)   which image each row belongs to
-      SOURCE/ATTACK/direction/c/K/B/0    one block of one draw: S rows of ⌈D/8⌉ bytes, then 4 bytes of crc32c
+      SOURCE/ATTACK/direction/c/K/B/0    one block of one draw: S rows of ⌈D/8⌉ bytes, then 4 bytes of crc32c;
+                                         of kind sign: zstd, unless the store is large
       SOURCE/ATTACK/nonzero/c/K/B/0      the same rows, zstd; the array exists only where a zero does
       SOURCE/ATTACK/delta/c/K/B/0        S rows of D bytes int8, then 4 bytes of crc32c
       SOURCE/ATTACK/label/c/B            int32 (N,)    the label that the attack used
@@ -37,11 +38,13 @@ __all__ = [
     "layout",
     "root_attributes",
     "shortened",
+    "zstd_level",
 ]
 
 FORMAT = "ensadv-data"
 FORMAT_VERSION = 1
 _BLOCK_BYTES = 32 * 2**20
+_BLOCKS = 16  # of a store whose blocks are not full
 
 U8 = npt.NDArray[np.uint8]
 
@@ -52,7 +55,7 @@ def block_size(n: int, d: int) -> int:
     About 32 MiB of directions a block and at least 16 blocks, spread evenly so that padding stays below one
     row a block.
     """
-    blocks = min(n, max(16, -(-n * row_bytes(d) // _BLOCK_BYTES)))
+    blocks = min(n, max(_BLOCKS, -(-n * row_bytes(d) // _BLOCK_BYTES)))
     return -(-n // blocks)
 
 
@@ -148,6 +151,19 @@ def layout(name: str, header: Header) -> tuple[tuple[int, ...], str]:
         "example_digest": ((n,), "uint64"),
     }
     return layouts[name]
+
+
+def zstd_level(name: str, kind: str, header: Header) -> int | None:
+    """The zstd level of an array's chunks; None where they are raw rows and a crc32c, to be memory-mapped.
+
+    Masks are compressed: level 15 takes half of the bits on a max-pooling net that level 3 takes. So are the
+    directions of kind sign in a store of at most 16 blocks: gradients at the images themselves repeat and tie, a
+    mask must be decoded for them anyway, and what zstd saves there (a third on MNIST) is more than what a mask
+    costs. Everything else is raw: there a row is read in place.
+    """
+    if name == "nonzero":
+        return 15
+    return 3 if name == "direction" and kind == "sign" and header.blocks <= _BLOCKS else None
 
 
 def root_attributes(path: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Reading a complete store: chunks are memory-mapped, and checked the first time that each is used."""
+"""Reading a complete store: chunks are memory-mapped or decompressed, and checked the first time each is used."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import zarr
 
 from ensadv_data.codec import row_bytes, zstd_decode
 from ensadv_data.errors import ChunkError, InputError, IntegrityError, UnknownNameError
-from ensadv_data.store.layout import FORMAT, FORMAT_VERSION, Entry, Header, Planes, layout, root_attributes
+from ensadv_data.store.layout import FORMAT, FORMAT_VERSION, Entry, Header, Planes, layout, root_attributes, zstd_level
 
 __all__ = ["Store", "open_store"]
 
-_MASK_CACHE_BYTES = 2**30
+_CACHE_BYTES = 2**30  # of decompressed chunks
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -26,13 +26,13 @@ U64 = npt.NDArray[np.uint64]
 
 
 class Store:
-    """A complete store, for reading. Chunks are memory-mapped, and checked the first time each is used."""
+    """A complete store, for reading. A chunk is checked the first time that it is used."""
 
     def __init__(self, path: Path, header: Header, entries: tuple[Entry, ...], masked: frozenset[str]) -> None:
         self.path, self.header, self.entries = path, header, entries
         self._masked = masked  # keys of the entries that have a mask
         self._maps: dict[str, npt.NDArray[Any]] = {}
-        self._masks: OrderedDict[str, U8] = OrderedDict()
+        self._unpacked: OrderedDict[str, U8] = OrderedDict()
 
     def entry(self, key: str) -> Entry:
         """The entry of that SOURCE/ATTACK.
@@ -83,12 +83,12 @@ class Store:
 
     def example_digests(self) -> U64:
         """uint64 digests of all examples, shape (N,)."""
-        parts = [self._plain(f"example_digest/c/{block}", 8).view("<u8") for block in range(self.header.blocks)]
+        parts = [self._mapped(f"example_digest/c/{block}", 8).view("<u8") for block in range(self.header.blocks)]
         return np.concatenate(parts).ravel()[: self.header.n].astype(np.uint64, copy=False)
 
     def labels(self, entry: Entry) -> npt.NDArray[np.int32]:
         """int32 labels that the attack used, shape (N,)."""
-        parts = [self._plain(f"{entry.key}/label/c/{block}", 4).view("<i4") for block in range(self.header.blocks)]
+        parts = [self._mapped(f"{entry.key}/label/c/{block}", 4).view("<i4") for block in range(self.header.blocks)]
         return np.concatenate(parts).ravel()[: self.header.n].astype(np.int32, copy=False)
 
     def object_sizes(self, entry: Entry) -> dict[str, int]:
@@ -114,6 +114,7 @@ class Store:
     def _rows(self, entry: Entry, name: str, draws_B: I64, rows_B: I64) -> U8:
         header = self.header
         width = header.d if name == "delta" else row_bytes(header.d)
+        level = zstd_level(name, entry.kind, header)
         out = np.empty((len(rows_B), width), np.uint8)
         chunk_B = draws_B * header.blocks + rows_B // header.block
         order = np.argsort(chunk_B, kind="stable")
@@ -121,11 +122,11 @@ class Store:
         for members in np.split(order, cuts) if len(order) else []:
             draw, block = divmod(int(chunk_B[members[0]]), header.blocks)
             key = f"{entry.key}/{name}/c/{draw}/{block}/0"
-            chunk = self._mask(key, width) if name == "nonzero" else self._plain(key, width)
+            chunk = self._mapped(key, width) if level is None else self._decompressed(key, width)
             out[members] = chunk[rows_B[members] - block * header.block]
         return out
 
-    def _plain(self, key: str, width: int) -> U8:
+    def _mapped(self, key: str, width: int) -> U8:
         """One chunk as uint8 (S, width), memory-mapped; its size and checksum are checked on first use."""
         if key not in self._maps:
             expected = self.header.block * width
@@ -142,19 +143,19 @@ class Store:
             self._maps[key] = mapped[:expected].reshape(self.header.block, width)
         return self._maps[key]
 
-    def _mask(self, key: str, width: int) -> U8:
-        """One decompressed chunk of a mask, kept while there is room."""
-        if key not in self._masks:
+    def _decompressed(self, key: str, width: int) -> U8:
+        """One chunk that was a zstd frame as uint8 (S, width), kept while there is room."""
+        if key not in self._unpacked:
             self._size(key)
             try:
                 plane = zstd_decode((self.path / key).read_bytes(), size=self.header.block * width)
             except ChunkError as error:
                 raise ChunkError(f"{self.path / key}: {error}; the chunk is corrupted: copy the store again") from None
-            self._masks[key] = plane.reshape(self.header.block, width)
-            while len(self._masks) > 1 and sum(mask.nbytes for mask in self._masks.values()) > _MASK_CACHE_BYTES:
-                self._masks.popitem(last=False)
-        self._masks.move_to_end(key)
-        return self._masks[key]
+            self._unpacked[key] = plane.reshape(self.header.block, width)
+            while len(self._unpacked) > 1 and sum(rows.nbytes for rows in self._unpacked.values()) > _CACHE_BYTES:
+                self._unpacked.popitem(last=False)
+        self._unpacked.move_to_end(key)
+        return self._unpacked[key]
 
     def _size(self, key: str) -> int:
         try:
@@ -212,24 +213,24 @@ def open_store(path: Path | str) -> Store:
                 )
             entries.append(entry)
             for name in ("delta" if entry.kind == "delta" else "direction", "label"):
-                _check_array(leaf, name, header, path)
+                _check_array(leaf, name, entry.kind, header, path)
             if "nonzero" in leaf:
-                _check_array(leaf, "nonzero", header, path)
+                _check_array(leaf, "nonzero", entry.kind, header, path)
                 masked.add(entry.key)
-        _check_array(root, "example_digest", header, path)
+        _check_array(root, "example_digest", "", header, path)
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{path}: the store's metadata is damaged: {error}; copy the store again") from None
     return Store(path, header, tuple(entries), frozenset(masked))
 
 
-def _check_array(group: zarr.Group, name: str, header: Header, path: Path) -> None:
+def _check_array(group: zarr.Group, name: str, kind: str, header: Header, path: Path) -> None:
     """No other codec, shape or dtype is accepted than the ones of this format."""
     if name not in group:
         raise ChunkError(f"{path}: the array {group.name}/{name} is missing; copy the store again")
     array = group[name]
     shape, dtype = layout(name, header)
     codecs = [codec.to_dict()["name"] for codec in array.metadata.codecs]  # type: ignore[union-attr]
-    expected = ["bytes", "zstd" if name == "nonzero" else "crc32c"]
+    expected = ["bytes", "crc32c" if zstd_level(name, kind, header) is None else "zstd"]
     if array.shape != shape or str(array.dtype) != dtype or codecs != expected:  # type: ignore[union-attr]
         raise IntegrityError(
             f"{path}: {group.name}/{name}: expected {dtype} {shape} with codecs {expected}, "

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
-from ensadv_data.codec import MASK_LEVEL, zstd_encode
+from ensadv_data.codec import zstd_encode
 from ensadv_data.errors import InputError, IntegrityError, OutputError
 from ensadv_data.files import naming_trouble, write_atomic
-from ensadv_data.store.layout import FORMAT, Entry, Header, Planes, layout, root_attributes, shortened
+from ensadv_data.store.layout import FORMAT, Entry, Header, Planes, layout, root_attributes, shortened, zstd_level
 
 __all__ = ["StoreWriter"]
 
@@ -31,6 +31,7 @@ class StoreWriter:
 
     def __init__(self, path: Path, header: Header, entries: tuple[Entry, ...]) -> None:
         self.path, self.header, self.entries = path, header, entries
+        self._kinds = {entry.key: entry.kind for entry in entries}
 
     def create(self) -> None:
         """Make the folder with its metadata, or accept the one that an interrupted run of the same plan left.
@@ -106,19 +107,19 @@ class StoreWriter:
         OutputError
             The disk is full, or the folder cannot be written.
         """
-        objects: dict[str, bytes] = {f"example_digest/c/{block}": self._plain(digests_N.astype("<u8"))}
+        objects = {f"example_digest/c/{block}": self._chunk("example_digest", digests_N.astype("<u8"))}
         zeros = {}
         for key, rows in planes.items():
-            objects[f"{key}/label/c/{block}"] = self._plain(_present(rows.label).astype("<i4"))
+            objects[f"{key}/label/c/{block}"] = self._chunk(f"{key}/label", _present(rows.label).astype("<i4"))
             if rows.delta is not None:
                 for k, plane in enumerate(rows.delta):
-                    objects[f"{key}/delta/c/{k}/{block}/0"] = self._plain(plane)
+                    objects[f"{key}/delta/c/{k}/{block}/0"] = self._chunk(f"{key}/delta", plane)
                 continue
             zeros[key] = 0 if rows.nonzero is None else _count_zeros(rows.nonzero, self.header.d)
             for k, plane in enumerate(_present(rows.direction)):
                 mask = _full_mask(len(plane), self.header.d) if rows.nonzero is None else rows.nonzero[k]
-                objects[f"{key}/direction/c/{k}/{block}/0"] = self._plain(plane)
-                objects[f"{key}/nonzero/c/{k}/{block}/0"] = zstd_encode(self._padded(mask).tobytes())
+                objects[f"{key}/direction/c/{k}/{block}/0"] = self._chunk(f"{key}/direction", plane)
+                objects[f"{key}/nonzero/c/{k}/{block}/0"] = self._chunk(f"{key}/nonzero", mask)
         for name, data in objects.items():
             write_atomic(self.path / name, data)
         first = block * self.header.block
@@ -206,6 +207,7 @@ class StoreWriter:
     def _create_array(self, root: zarr.Group, name: str) -> None:
         shape, dtype = layout(name.rpartition("/")[2], self.header)
         block = (self.header.block,) if len(shape) == 1 else (1, self.header.block, shape[2])
+        level = self._level(name)
         root.create_array(
             name,
             shape=shape,
@@ -213,7 +215,7 @@ class StoreWriter:
             dtype=dtype,
             fill_value=0,
             serializer=BytesCodec(),
-            compressors=[ZstdCodec(level=MASK_LEVEL, checksum=True) if name.endswith("/nonzero") else Crc32cCodec()],
+            compressors=[Crc32cCodec() if level is None else ZstdCodec(level=level, checksum=True)],
             config={"write_empty_chunks": True},
         )
 
@@ -223,8 +225,15 @@ class StoreWriter:
             return np.ascontiguousarray(rows)
         return np.concatenate([rows, np.zeros((short, *rows.shape[1:]), rows.dtype)])
 
-    def _plain(self, rows: npt.NDArray[Any]) -> bytes:
-        data = self._padded(rows).tobytes()
+    def _level(self, array: str) -> int | None:
+        entry, _, name = array.rpartition("/")
+        return zstd_level(name, self._kinds.get(entry, ""), self.header)
+
+    def _chunk(self, array: str, rows: npt.NDArray[Any]) -> bytes:
+        """The bytes of a chunk of that array: its rows, padded to a block, as the array's codec has them."""
+        data, level = self._padded(rows).tobytes(), self._level(array)
+        if level is not None:
+            return zstd_encode(data, level=level)
         return data + int(google_crc32c.value(data)).to_bytes(4, "little")
 
 

@@ -131,6 +131,9 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
 @click.option("--learning-rate", type=float, help="0.001 for adam and 0.045 for rmsprop unless given.")
 @click.option("--online", help=f"White-box attack on the model being trained: {', '.join(ATTACKS)}.")
 @click.option("--shards", multiple=True, help="A store of static perturbations; may be repeated.")
+@click.option("--static", multiple=True, help="A static model, [NAME=]REF, to compute them at each step instead.")
+@click.option("--static-attack", help="Attack of the static models; fgsm unless given.")
+@click.option("--static-mode", default="eval", show_default=True, help="eval, or train: dropout active.")
 @click.option("--epsilon", default="0.3", show_default=True, help="0.3, 16/255 or normal:SIGMA,MAX.")
 @click.option("--batches", default="pair", show_default=True, help="pair, or replace (half of the batch).")
 @click.option("--adversarial-weight", type=float, help="λ: 1 with pair, 0.3 with replace, unless given.")
@@ -155,10 +158,14 @@ def train(
     checkpoint_every: int,
     log_every: int,
     tensorboard: Path | None,
+    static: tuple[str, ...],
     **fields: Any,
 ) -> None:
-    """Train a model: plain, adversarially (--online), or on an ensemble (--online and --shards)."""
-    spec = checked(TrainSpec, _given(fields), where="train")
+    """Train a model: plain, adversarially (--online), or on an ensemble (--online and --shards).
+
+    --static computes at each step what --shards reads: slower, and what a store is to be compared with.
+    """
+    spec = checked(TrainSpec, {**_given(fields), "static": _named(static)}, where="train")
     where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="train")
     dataset = open_data(where, "train")
     made = train_model(

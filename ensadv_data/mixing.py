@@ -45,15 +45,10 @@ F32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a step's perturbations come from: the model being trained, or one source of a store."""
+    """Where a step's perturbations come from: one source of a store, or a model that computes them at that step."""
 
     name: str
-    entries: tuple[tuple[Store, Entry], ...] = ()  # its attacks; one is drawn per step
-
-    @property
-    def is_online(self) -> bool:
-        """White-box, from the model being trained."""
-        return not self.entries
+    entries: tuple[tuple[Store, Entry], ...] = ()  # its attacks in stores, one drawn per step; none: it computes
 
 
 @dataclass(frozen=True)

@@ -209,9 +209,10 @@ def _train(plan: _Plan, stage: Stage) -> None:
     if not isinstance(spec, TrainSpec):
         raise TypeError(stage.name)
     shards = tuple(str(plan.path(plan.recipe.stage(name))) for name in spec.shards)
+    static = {name: _reference(plan, ref) for name, ref in spec.static.items()}
     threads = spec.threads or (1 if spec.device == "cpu" else None)
     train(
-        spec.model_copy(update={"shards": shards, "threads": threads}),
+        spec.model_copy(update={"shards": shards, "static": static, "threads": threads}),
         open_data(plan.recipe.data, "train"),
         plan.path(stage),
     )
@@ -270,7 +271,7 @@ _WORK: Mapping[Kind, Callable[[_Plan, Stage], None]] = {
 
 def _outside_files(stage: Stage) -> list[str]:
     """Weights that no stage makes: those of FILE.safetensors and of timm:NAME,weights=FILE."""
-    roles = (*stage.options.values(), getattr(stage.spec, "models", None))
+    roles = (*stage.options.values(), getattr(stage.spec, "models", None), getattr(stage.spec, "static", None))
     references = [leaf for role in roles if isinstance(role, Mapping) for ref in role.values() for leaf in leaves(ref)]
     return [reference.partition(",weights=")[2] or reference for reference in references]
 

@@ -3,7 +3,7 @@
 extends = "FILE"           another recipe, whose tables these are laid over; its stages run if these read them
 [data]                     data set of all stages
 [defaults.train]           fields that every train stage starts from
-[train.NAME]               → models/NAME.safetensors     fields of ``train``; shards are names of stages
+[train.NAME]               → models/NAME.safetensors     fields of ``train``; shards and static are names of stages
 [precompute.NAME]          → shards/NAME/                fields of ``precompute``; models are names of stages
 [evaluate.NAME]            → results/NAME.json           targets, sources: names of stages or NAME=REF
 [diagnose.NAME]            → results/NAME.json           models, others, static, holdouts: likewise
@@ -214,6 +214,8 @@ def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Ki
         spec: Spec = checked(PrecomputeSpec, fields, where=where)
         inputs = _model_stages(fields["models"].values(), kinds, where=where)
     elif kind == "train":
+        if "static" in fields:
+            fields["static"] = _names(fields["static"], where=f"{where}: static")
         spec = train_spec = checked(TrainSpec, fields, where=where)
         inputs = list(dict.fromkeys(train_spec.shards))
         if train_spec.architecture not in ARCHITECTURES:
@@ -222,6 +224,7 @@ def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Ki
             if kinds.get(shard) != "precompute":
                 stages = [other for other, k in kinds.items() if k == "precompute"]
                 raise UnknownNameError(f"precompute stage in {where}", shard, stages)
+        inputs += _model_stages(train_spec.static.values(), kinds, where=where)
     else:
         roles = ("targets", "sources") if kind == "evaluate" else ("models", "others", "static", "holdouts")
         for role in roles:

@@ -5,6 +5,8 @@
     online attack and shards         ensemble adversarial training: online ∪ static sources, one drawn per step
     shards only                      static sources only
 
+Static models may stand in place of shards, or beside them: their perturbations are computed at each step then.
+
 A step's randomness is named by (seed, epoch, step), so a run that is stopped anywhere and resumed gives the
 same weights as one that was not; on CPU, with the same number of threads, to the bit.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,14 +28,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.data import Dataset
 from ensadv_data.dist import check_device, current_place, intra_op_threads
 from ensadv_data.errors import InputError, Interrupted, ModelError, OutputError
 from ensadv_data.files import naming_trouble, write_atomic
 from ensadv_data.interrupts import deferred_interrupt
 from ensadv_data.journal import Journal
-from ensadv_data.keys import derive_key, torch_seeded
+from ensadv_data.keys import torch_seeded
 from ensadv_data.manifest import read_manifest
 from ensadv_data.mixing import (
     ONLINE,
@@ -45,13 +46,12 @@ from ensadv_data.mixing import (
     plan_step,
     static_sources,
 )
-from ensadv_data.models import build_model, read_metadata, save_model
+from ensadv_data.models import Model, build_model, read_metadata, save_model
+from ensadv_data.online import Computed, computed_perturbation, static_models
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import TrainSpec
 
 __all__ = ["Trained", "TrainingRun", "learning_rate", "train"]
-
-_ONLINE_STREAM = 3  # of the random step of an online R+ attack
 
 
 @dataclass(frozen=True)
@@ -159,19 +159,28 @@ class TrainingRun:
         online = (Source(ONLINE),) if spec.online else ()
         static = static_sources(spec.shards, dataset)
         check_epsilon(static, spec.epsilon)
+        models = static_models(spec.static, dataset, device=spec.device)
+        computed = tuple(Source(f"{model.name} (online)") for model in models)
         self.schedule = Schedule(
             seed=spec.seed,
             n=len(dataset),
             batch_size=spec.batch_size,
-            sources=(*online, *static),
+            sources=(*online, *computed, *static),
             epsilon=spec.epsilon,
             window=spec.window,
             block=static[0].entries[0][0].header.block if static else 1024,
         )
         self.batches = Batches(dataset, self.schedule, fresh=spec.random_step == "fresh")
-        model = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)
-        self.model = model.to(self.device)
+        module = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)
+        self.model = module.to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.computed: dict[str, Computed] = {}  # by source
+        if spec.online:
+            self.computed[ONLINE] = Computed(self.model, spec.online, dropout=spec.online_mode == "train")
+        for source, model in zip(computed, models, strict=True):
+            self.computed[source.name] = Computed(
+                model.module, spec.static_perturbation, dropout=spec.static_mode == "train"
+            )
         parameters = self.model.parameters()
         if spec.optimizer == "adam":
             self.optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=spec.rate)
@@ -180,7 +189,7 @@ class TrainingRun:
         self.names = [source.name for source in self.schedule.sources] or ["clean"]
         # of this epoch and source: number of steps, sum of clean losses, sum of adversarial losses
         self.meter = torch.zeros(len(self.names), 3, dtype=torch.float64, device=self.device)
-        self.record = _record(spec, dataset)
+        self.record = _record(spec, dataset, models)
         self.clock = time.perf_counter()
 
     def step(self, epoch: int, step: int) -> dict[str, Any]:
@@ -271,37 +280,22 @@ class TrainingRun:
     def _adversarial(self, images: Any, x: Tensor, plan: StepPlan, count: int, *, epoch: int, step: int) -> Tensor:
         """The last ``count`` images of the batch, perturbed by the plan's source."""
         first = len(x) - count
-        if plan.source is not None and not self.schedule.sources[plan.source].is_online:
+        if plan.source is None:
+            raise InputError("expected a step with a source, got a clean one")
+        source = self.schedule.sources[plan.source]
+        if source.entries:
             return torch.from_numpy(self.batches.perturb(images[first:], plan, epoch=epoch)).to(self.device)
-        attack = self.spec.online
-        if attack is None:
-            raise InputError("expected an online attack for an online step, got none")
-        x = x[first:]
-        noise = noise_of(
-            attack,
-            tuple(x.shape[1:]),
-            seed=derive_key("online step", self.spec.seed, epoch),
+        return computed_perturbation(
+            self.computed[source.name],
+            x[first:],
             examples=plan.indices[first:],
-            stream=_ONLINE_STREAM,
-            device=self.device,
+            epsilon=None if self.spec.epsilon.sigma is None else plan.epsilon[first:],
+            seed=self.spec.seed,
+            epoch=epoch,
+            step=step,
+            rank=self.place.rank,
+            amp=self.spec.amp,
         )
-        epsilon: float | Tensor = self.spec.epsilon.epsilon
-        if self.spec.epsilon.sigma is not None:
-            epsilon = torch.from_numpy(plan.epsilon[first:]).to(self.device).view(-1, 1, 1, 1)
-        label = attack_label(self.model, x, attack)
-        with (
-            torch_seeded(self.device, "online gradient", self.spec.seed, epoch, step, self.place.rank),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.amp),
-        ):
-            return perturb(
-                self.model,
-                x,
-                label,
-                attack,
-                noise=noise,
-                epsilon=epsilon,
-                dropout=self.spec.online_mode == "train",
-            )
 
     def _measured(self, plan: StepPlan, losses: Tensor, clean: int, epoch: int, step: int) -> dict[str, Any]:
         row = plan.source or 0
@@ -321,9 +315,11 @@ class TrainingRun:
         }
 
 
-def _record(spec: TrainSpec, dataset: Dataset) -> dict[str, Any]:
+def _record(spec: TrainSpec, dataset: Dataset, static: Sequence[Model]) -> dict[str, Any]:
     """How the model came to be: no paths, no times, so that equal runs give equal files."""
     how = json.loads(spec.model_dump_json(exclude={"shards", "device"}))
+    if static:
+        how["static"] = {model.name: model.digest for model in static}
     stores = [read_manifest(Path(path)) for path in spec.shards]
     how["shards"] = [{"digest": store.digest, "sources": sorted(s.name for s in store.sources)} for store in stores]
     data = {"name": dataset.name, "split": dataset.split, "n": len(dataset), "digest": dataset.digest}

@@ -216,7 +216,7 @@ def test_stores_are_sources_by_the_name_of_their_models(tmp_path, data):
     make_store(tmp_path / "one", data, ("b/fgsm", "a/fgsm", "a/pgd"))
     make_store(tmp_path / "two", data, ("a/r-fgsm",))
     alone = static_sources([tmp_path / "one"], data)
-    assert [(source.name, len(source.entries), source.is_online) for source in alone] == [
+    assert [(source.name, len(source.entries), not source.entries) for source in alone] == [
         ("a", 2, False),
         ("b", 1, False),
     ]

@@ -49,6 +49,8 @@ images = 100
 title = "tiny & small"
 """
 
+NAMES = ("static", "other", "shards", "ens", "result", "report")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_process():
@@ -131,6 +133,7 @@ BAD = [
     (TINY.replace("images = 100", "epsilon = 0"), QuantityError, "alpha", ""),
     (TINY.replace('"fgsm"', '"fgms"'), UnknownNameError, "unknown attack 'fgms'", "step-ll"),
     (TINY.replace('"D"', '"E"'), UnknownNameError, "unknown architecture in", "'E'; known: A, B, B*, C, D"),
+    (TINY.replace("seed = 3", "static = ['shards']"), UnknownNameError, "train stage in", "train.ens 'shards'"),
     (TINY.replace("[evaluate.result]", "[evaluate.shards]"), InputError, "name of its own, got 'shards' twice", ""),
     (TINY.replace("[train.other]", '[train."../other"]'), InputError, "expected a name of letters", "'../other'"),
     (TINY.replace("[evaluate.result]", "[evaluate.report]"), InputError, "that is not 'recipe' or 'report'", ""),
@@ -370,6 +373,18 @@ def test_deleted_output_is_made_again_and_nothing_else(copied):
     (copied / "out/results/result.json").unlink()
     assert {name for name, state in rerun(copied).items() if state == "ran"} == {"result"}
     assert results_of(copied / "out") == before
+
+
+def test_static_models_of_a_training_are_stages_that_it_needs(copied):
+    text = TINY + '[train.beside]\nstatic = ["static"]\nstatic_attack = "step-ll"\n'
+    assert rerun(copied, text) == {
+        name: "ran" if name in ("beside", "report") else "skipped" for name in (*NAMES, "beside")
+    }
+    made = load_model(str(copied / "out/models/beside.safetensors"))
+    static = load_model(str(copied / "out/models/static.safetensors"))
+    assert made.record["training"]["static"] == {"static": static.digest}
+    later = rerun(copied, text.replace("seed = 1", "seed = 11"))
+    assert [name for name, state in later.items() if state == "skipped"] == ["other"]
 
 
 def test_results_edited_by_hand_are_made_again(copied):

@@ -18,14 +18,15 @@ from safetensors import safe_open
 from torch.nn.functional import cross_entropy
 
 from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
-from ensadv_data.data import ArrayDataset, open_dataset
+from ensadv_data.data import ArrayDataset, Dataset, open_dataset
 from ensadv_data.dist import Place
-from ensadv_data.errors import AlignmentError, InputError, Interrupted, OutputError, QuantityError
+from ensadv_data.errors import AlignmentError, InputError, Interrupted, ModelError, OutputError, QuantityError
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.manifest import read_manifest
 from ensadv_data.mixing import Batches, Schedule, plan_step, static_sources
-from ensadv_data.models import build_model, load_model
-from ensadv_data.spec import AttackSpec, TrainSpec
+from ensadv_data.models import build_model, load_model, save_model
+from ensadv_data.precompute import precompute_store
+from ensadv_data.spec import AttackSpec, DataSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.training import Trained, learning_rate, train
 from laws import is_bit_equal
 from test_store import content, make_images, make_store
@@ -150,6 +151,70 @@ def test_each_choice_is_heard(tmp_path, data, store, choice):
     usual = train(ensemble(store), data, tmp_path / "usual.safetensors")
     other = train(ensemble(store, **choice), data, tmp_path / "other.safetensors")
     assert usual.digest != other.digest
+
+
+# Static models whose perturbations are computed at each step
+
+
+@pytest.fixture(scope="module")
+def static(tmp_path_factory) -> dict[str, str]:
+    """Two untrained models for the embedded images."""
+    folder = tmp_path_factory.mktemp("static")
+    for seed, name in enumerate("DC"):
+        module = build_model(name, shape=(1, 28, 28), classes=10, seed=seed)
+        save_model(folder / f"{name}.safetensors", module, architecture=name, shape=(1, 28, 28), classes=10, record={})
+    return {name.lower(): str(folder / f"{name}.safetensors") for name in "DC"}
+
+
+@pytest.fixture(scope="module")
+def real() -> Dataset:
+    return open_dataset("mnist-mini", "train", limit=64)
+
+
+def test_computing_gives_what_a_store_gives(tmp_path, static, real):
+    """FGSM of one source in evaluation mode has nothing random: read or computed, the weights are the same bits."""
+    spec = PrecomputeSpec(models={"d": static["d"]}, attacks=("fgsm",), batch_size=16)
+    precompute_store(spec, DataSpec(data="mnist-mini", limit=64), tmp_path / "s", workers=0)
+    read = train(spec_of(shards=(str(tmp_path / "s"),), batch_size=16), real, tmp_path / "read.safetensors")
+    computed = train(spec_of(static={"d": static["d"]}, batch_size=16), real, tmp_path / "computed.safetensors")
+    assert read.digest == computed.digest
+    assert {line.get("source", "d") for line in lines_of(read.path)} == {"d"}
+    assert {line.get("source", "d (online)") for line in lines_of(computed.path)} == {"d (online)"}
+
+
+def test_static_models_are_drawn_like_stores_and_are_left_as_they_were(tmp_path, static, real):
+    before = {name: Path(path).read_bytes() for name, path in static.items()}
+    spec = spec_of(online="fgsm", static=static, static_attack="r-fgsm:alpha=0.1", epochs=6)
+    made = train(spec, real, tmp_path / "a.safetensors", log_every=1)
+    drawn = [line["source"] for line in lines_of(made.path) if "sources" not in line]
+    assert {name: drawn.count(name) > 8 for name in drawn} == {"online": True, "d (online)": True, "c (online)": True}
+    assert {name: Path(path).read_bytes() for name, path in static.items()} == before
+    how = load_model(str(made.path)).record["training"]
+    assert how["static"] == {name: load_model(path).digest for name, path in static.items()}
+    assert how["static_attack"]["alpha"] == 0.1
+    assert train(spec, real, tmp_path / "a.safetensors").was_complete
+
+
+@pytest.mark.parametrize("change", [{"static_attack": "step-ll"}, {"static_mode": "train"}])
+def test_attack_and_mode_of_static_models_are_heard(tmp_path, static, real, change):
+    plain = train(spec_of(static=static, epochs=1), real, tmp_path / "a.safetensors")
+    other = train(spec_of(static=static, epochs=1, **change), real, tmp_path / "b.safetensors")
+    assert plain.digest != other.digest
+
+
+def test_a_run_without_static_models_does_not_mention_them():
+    """So that weights and recipes of before are found unchanged."""
+    assert not [key for key in spec_of().model_dump() if key.startswith("static")]
+    assert "static_mode" in spec_of(static={"a": "a.safetensors"}).model_dump()
+
+
+def test_static_models_that_cannot_serve_are_refused(tmp_path, static, data):
+    with pytest.raises(ModelError, match=r"^d: the model cannot read images of shape"):
+        train(spec_of(static={"d": static["d"]}), data, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="expected at least one static model beside its attack"):
+        spec_of(static_attack="fgsm")
+    with pytest.raises(QuantityError, match="static_attack: expected fgsm or step-ll where epsilon is drawn"):
+        spec_of(static=static, static_attack="r-fgsm", epsilon="normal:0.1,0.3")
 
 
 # One step, by hand

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ensadv_data.errors import InputError, QuantityError
 from ensadv_data.spec.attack import Attack, AttackSpec, EpsilonLaw, EpsilonSpec, parse_attack
@@ -45,7 +53,10 @@ class DataSpec(Spec):
 
 
 class TrainSpec(Spec):
-    """One training run. No shards and no online attack: plain; online: standard adversarial; both: ensemble."""
+    """One training run. No source and no online attack: plain; online: standard adversarial; both: ensemble.
+
+    Sources are stores (``shards``), or static models whose perturbations are computed at each step (``static``).
+    """
 
     architecture: str
     epochs: int = Field(default=6, ge=1)
@@ -56,6 +67,9 @@ class TrainSpec(Spec):
     epsilon: EpsilonLaw = EpsilonSpec()  # of every source; before online, which is read with it
     online: AttackSpec | None = None
     shards: tuple[str, ...] = Field(default=(), strict=False)
+    static: dict[str, str] = Field(default_factory=dict)  # name → model reference
+    static_attack: AttackSpec | None = None
+    static_mode: Literal["train", "eval"] = "eval"
     batches: Literal["pair", "replace"] = "pair"
     adversarial_weight: float | None = Field(default=None, ge=0)
     random_step: Literal["fresh", "stored"] = "fresh"
@@ -75,19 +89,34 @@ class TrainSpec(Spec):
         """λ: 1 for pairs (½ + ½), 0.3 where half of the batch is replaced (Kurakin et al. 2017)."""
         return (1.0 if self.batches == "pair" else 0.3) if self.adversarial_weight is None else self.adversarial_weight
 
-    @field_validator("online", mode="before")
+    @property
+    def static_perturbation(self) -> AttackSpec:
+        """The attack of the static models: FGSM unless another was given (App. C.2)."""
+        return self.static_attack or AttackSpec(name="fgsm", epsilon=self.epsilon.epsilon)
+
+    @field_validator("online", "static_attack", mode="before")
     @classmethod
-    def _at_this_epsilon(cls, online: Any, info: ValidationInfo) -> Any:
-        """The online attack at this training's epsilon, on which its default steps depend."""
-        # without one, epsilon was refused
-        return attack_at(online, info.data["epsilon"].epsilon, field="online") if "epsilon" in info.data else online
+    def _at_this_epsilon(cls, attack: Any, info: ValidationInfo) -> Any:
+        """An attack at this training's epsilon, on which its default steps depend."""
+        if "epsilon" not in info.data:  # it was refused
+            return attack
+        return attack_at(attack, info.data["epsilon"].epsilon, field=str(info.field_name))
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without static models nothing is said of them: what such a run is called does not change with this."""
+        fields: dict[str, Any] = serialize(self)
+        return fields if self.static else {k: v for k, v in fields.items() if not k.startswith("static")}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.batches == "replace" and self.batch_size % 2:
             raise QuantityError(f"batch_size: expected an even number with batches = replace, got {self.batch_size}")
-        if self.online and self.epsilon.sigma is not None and self.online.kind != "sign":
-            raise QuantityError(f"online: expected fgsm or step-ll where epsilon is drawn, got {self.online.name}")
+        for field, attack in (("online", self.online), ("static_attack", self.static_attack)):
+            if attack and self.epsilon.sigma is not None and attack.kind != "sign":
+                raise QuantityError(f"{field}: expected fgsm or step-ll where epsilon is drawn, got {attack.name}")
+        if not self.static and (self.static_attack is not None or self.static_mode != "eval"):
+            raise InputError("static: expected at least one static model beside its attack or mode, got none")
         return self
 
 

@@ -1,0 +1,104 @@
+"""Perturbations computed at the step that uses them: of the model being trained, or of static models.
+
+A static model's perturbations never change, so a store can hold them; computing them here is what the store spares,
+and what it is compared with. Randomness is named by (seed, epoch, step) and by example, so that a resumed run draws
+the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
+from ensadv_data.data import Dataset
+from ensadv_data.keys import derive_key, torch_seeded
+from ensadv_data.models import Model, check_model, load_models
+from ensadv_data.spec import AttackSpec
+
+__all__ = ["Computed", "computed_perturbation", "static_models"]
+
+_STREAM = 3  # of the random step of an R+ attack, and of PGD's start
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A source whose perturbations are computed while training."""
+
+    module: nn.Module
+    attack: AttackSpec
+    dropout: bool  # whether dropout is active in the gradient of a single-step attack
+
+
+def static_models(references: Mapping[str, str], dataset: Dataset, *, device: str) -> list[Model]:
+    """Load the static models of a training, {name: reference}, and check that they are for its images.
+
+    Raises
+    ------
+    ModelError
+        A model cannot be loaded, or is not for these images.
+    """
+    if not references:
+        return []
+    (models,) = load_models([references], device=device)
+    sample, _ = dataset.read(np.arange(min(2, len(dataset))))
+    for model in models:
+        check_model(model, sample, classes=dataset.classes, device=device)
+    return models
+
+
+def computed_perturbation(
+    source: Computed,
+    x_NCHW: Tensor,
+    *,
+    examples: npt.NDArray[np.int64],
+    epsilon: npt.NDArray[np.float32] | None = None,
+    seed: int,
+    epoch: int,
+    step: int,
+    rank: int = 0,
+    amp: bool = False,
+) -> Tensor:
+    """Adversarial images, float32 (N, C, H, W) in [0, 1].
+
+    Parameters
+    ----------
+    x_NCHW
+        Images in [0, 1].
+    examples
+        int64 (N,): which ones.
+    epsilon
+        L∞ radius of each, pixels in [0, 1]; the attack's own unless given.
+    seed, epoch, step, rank
+        Name the randomness.
+    amp
+        bfloat16 autocast.
+    """
+    device = x_NCHW.device
+    noise = noise_of(
+        source.attack,
+        tuple(x_NCHW.shape[1:]),
+        seed=derive_key("online step", seed, epoch),
+        examples=examples,
+        stream=_STREAM,
+        device=device,
+    )
+    label = attack_label(source.module, x_NCHW, source.attack)
+    with (
+        torch_seeded(device, "online gradient", seed, epoch, step, rank),
+        torch.autocast(device.type, torch.bfloat16, enabled=amp),
+    ):
+        return perturb(
+            source.module,
+            x_NCHW,
+            label,
+            source.attack,
+            noise=noise,
+            epsilon=None if epsilon is None else torch.from_numpy(epsilon).to(device).view(-1, 1, 1, 1),
+            dropout=source.dropout,
+        )

@@ -186,6 +186,8 @@ def train(
 @click.option("--attack", "attacks", multiple=True, required=True, help="NAME[:KEY=VALUE,…]; may be repeated.")
 @click.option("--out", type=_PATH, required=True, help="Folder of the store.")
 @click.option("--draws", type=int, default=1, show_default=True, help="Perturbations an example.")
+@click.option("--split", default="train", show_default=True, help="train, or test: for evaluate --shards.")
+@click.option("--labels", default="predicted", show_default=True, help="predicted, or true: for evaluate --shards.")
 @click.option("--mode", default="eval", show_default=True, help="eval, or train: dropout active.")
 @click.option("--zeros", default="keep", show_default=True, help="keep, or fill with a deterministic coin.")
 @click.option("--loss", default="margin", show_default=True, help="margin, or ce for comparison.")
@@ -229,6 +231,7 @@ def precompute(
 @_data_options
 @click.option("--target", "targets", multiple=True, required=True, help="[NAME=]REF; may be repeated.")
 @click.option("--source", "sources", multiple=True, help="Where attacks are transferred from, [NAME=]REF.")
+@click.option("--shards", multiple=True, help="A store of the test images: its sources' attacks are read from it.")
 @click.option(
     "--suite", default="paper", show_default=True, help="; ".join(f"{k}: {v.about}" for k, v in SUITES.items())
 )

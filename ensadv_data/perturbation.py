@@ -69,6 +69,7 @@ def perturb_block(
     entries: Mapping[str, Entry],
     *,
     first: int,
+    y_true_N: npt.NDArray[np.int64],
 ) -> dict[str, Planes]:
     """All attacks and draws of one source on consecutive images.
 
@@ -82,6 +83,8 @@ def perturb_block(
         For each attack's name, its entry.
     first
         Index of the first image in the data set; it names the randomness.
+    y_true_N
+        True labels, which are used where the spec says so.
 
     Returns
     -------
@@ -104,7 +107,8 @@ def perturb_block(
         examples = np.arange(first + start, first + stop)
         logits = logits_of(model.module, x)
         _check_finite(logits, model, examples, "logits")
-        label = {a.name: logits.argmin(1) if a.least_likely else logits.argmax(1) for a in spec.attacks}
+        away = logits.argmax(1) if spec.labels == "predicted" else torch.from_numpy(y_true_N[start:stop]).to(x.device)
+        label = {a.name: logits.argmin(1) if a.least_likely else away for a in spec.attacks}
         for attack in spec.attacks:
             labels[attack.name][start:stop] = label[attack.name].cpu().numpy()
         for k in range(spec.draws):

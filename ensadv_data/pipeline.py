@@ -208,11 +208,10 @@ def _train(plan: _Plan, stage: Stage) -> None:
     spec = stage.spec
     if not isinstance(spec, TrainSpec):
         raise TypeError(stage.name)
-    shards = tuple(str(plan.path(plan.recipe.stage(name))) for name in spec.shards)
     static = {name: _reference(plan, ref) for name, ref in spec.static.items()}
     threads = spec.threads or (1 if spec.device == "cpu" else None)
     train(
-        spec.model_copy(update={"shards": shards, "static": static, "threads": threads}),
+        spec.model_copy(update={"shards": _stores(plan, spec.shards), "static": static, "threads": threads}),
         open_data(plan.recipe.data, "train"),
         plan.path(stage),
     )
@@ -233,6 +232,7 @@ def _evaluate(plan: _Plan, stage: Stage) -> None:
     targets, sources = (
         {name: _reference(plan, ref) for name, ref in stage.options[role].items()} for role in ("targets", "sources")
     )
+    spec = spec.model_copy(update={"shards": _stores(plan, spec.shards)})
     write_json(plan.path(stage), evaluate(spec, plan.recipe.data, targets=targets, sources=sources).to_json())
 
 
@@ -274,6 +274,10 @@ def _outside_files(stage: Stage) -> list[str]:
     roles = (*stage.options.values(), getattr(stage.spec, "models", None), getattr(stage.spec, "static", None))
     references = [leaf for role in roles if isinstance(role, Mapping) for ref in role.values() for leaf in leaves(ref)]
     return [reference.partition(",weights=")[2] or reference for reference in references]
+
+
+def _stores(plan: _Plan, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(plan.path(plan.recipe.stage(name))) for name in names)
 
 
 def _reference(plan: _Plan, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Perturbations of static models over a whole training set: blocks planned purely, run by dask.
+"""Perturbations of static models over a whole split: blocks planned purely, run by dask.
 
 One task loads one block of images once, and makes all sources, attacks and draws of it. A task is
 deterministic and idempotent: on CPU it computes with one thread and a fixed batch size, its randomness is
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dask
 import distributed
@@ -94,8 +94,8 @@ def compute_block(job: Job, block: Block) -> dict[str, Any]:
     OutputError
         The store cannot be written.
     """
-    data = _dataset(job.data)
-    images, _ = data.read(np.arange(block.first, block.last + 1))
+    data = _dataset(job.data, job.spec.split)
+    images, labels = data.read(np.arange(block.first, block.last + 1))
     planes: dict[str, Planes] = {}
     with _COMPUTING, intra_op_threads(1 if job.spec.device == "cpu" else None):
         for name, reference in job.spec.models.items():
@@ -103,7 +103,7 @@ def compute_block(job: Job, block: Block) -> dict[str, Any]:
             expected = next(iter(entries.values())).source_digest
             model = _model(reference, name, job.spec.device, expected)
             try:
-                planes |= perturb_block(model, images, job.spec, entries, first=block.first)
+                planes |= perturb_block(model, images, job.spec, entries, first=block.first, y_true_N=labels)
             except ModelError as error:
                 raise ModelError(f"block {block.index}: {error}; nothing was written for this block") from None
     return StoreWriter(job.path, job.header, job.entries).write_block(block.index, planes, digest_examples(images))
@@ -137,7 +137,7 @@ def precompute_store(
     """
     began = time.perf_counter()
     check_device(spec.device)
-    dataset = _dataset(data)
+    dataset = _dataset(data, spec.split)
     models = [load_model(reference, name=name, device=spec.device) for name, reference in spec.models.items()]
     sample, _ = dataset.read(np.arange(min(2, len(dataset))))
     for model in models:
@@ -301,8 +301,8 @@ def _absolute(spec: PrecomputeSpec) -> PrecomputeSpec:
 
 
 @lru_cache(maxsize=2)
-def _dataset(spec: DataSpec) -> Dataset:
-    return open_data(spec, "train")
+def _dataset(spec: DataSpec, split: Literal["train", "test"]) -> Dataset:
+    return open_data(spec, split)
 
 
 @lru_cache(maxsize=16)

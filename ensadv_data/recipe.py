@@ -5,7 +5,7 @@ extends = "FILE"           another recipe, whose tables these are laid over; its
 [defaults.train]           fields that every train stage starts from
 [train.NAME]               → models/NAME.safetensors     fields of ``train``; shards and static are names of stages
 [precompute.NAME]          → shards/NAME/                fields of ``precompute``; models are names of stages
-[evaluate.NAME]            → results/NAME.json           targets, sources: names of stages or NAME=REF
+[evaluate.NAME]            → results/NAME.json           targets, sources: names of stages or NAME=REF; shards: stages
 [diagnose.NAME]            → results/NAME.json           models, others, static, holdouts: likewise
 [report]                   → report.html                 title
 """
@@ -217,15 +217,12 @@ def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Ki
         if "static" in fields:
             fields["static"] = _names(fields["static"], where=f"{where}: static")
         spec = train_spec = checked(TrainSpec, fields, where=where)
-        inputs = list(dict.fromkeys(train_spec.shards))
+        inputs = _store_stages(train_spec.shards, kinds, where=where)
         if train_spec.architecture not in ARCHITECTURES:
             raise UnknownNameError(f"architecture in {where}", train_spec.architecture, ARCHITECTURES)
-        for shard in inputs:
-            if kinds.get(shard) != "precompute":
-                stages = [other for other, k in kinds.items() if k == "precompute"]
-                raise UnknownNameError(f"precompute stage in {where}", shard, stages)
         inputs += _model_stages(train_spec.static.values(), kinds, where=where)
     else:
+        stores: list[str] = []
         roles = ("targets", "sources") if kind == "evaluate" else ("models", "others", "static", "holdouts")
         for role in roles:
             options[role] = _names(fields.pop(role, {}), where=f"{where}: {role}")
@@ -236,12 +233,22 @@ def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Ki
             suite = suite_named(evaluate_spec.suite)
             suite.attacks(epsilon=evaluate_spec.epsilon)
             suite.adversaries(epsilon=evaluate_spec.epsilon)
+            stores = _store_stages(evaluate_spec.shards, kinds, where=where)
         else:
             spec = diagnose_spec = checked(DiagnoseSpec, fields, where=where)
             check_roles(diagnose_spec, **options)
         named = [reference for role in roles for reference in options[role].values()]
-        inputs = _model_stages(named, kinds, where=where)
+        inputs = [*_model_stages(named, kinds, where=where), *stores]
     return Stage(name, kind, spec, tuple(inputs), options)
+
+
+def _store_stages(names: Sequence[str], kinds: Mapping[str, Kind], *, where: str) -> list[str]:
+    """Names of precompute stages, each once."""
+    for name in names:
+        if kinds.get(name) != "precompute":
+            stages = [other for other, kind in kinds.items() if kind == "precompute"]
+            raise UnknownNameError(f"precompute stage in {where}", name, stages)
+    return list(dict.fromkeys(names))
 
 
 def _model_stages(references: Iterable[str], kinds: Mapping[str, Kind], *, where: str) -> list[str]:

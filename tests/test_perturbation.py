@@ -42,7 +42,9 @@ def make_spec(*attacks: str, **fields) -> PrecomputeSpec:
 
 
 def block_of(model: Model, images: np.ndarray, spec: PrecomputeSpec, *, first: int = FIRST) -> dict[str, Planes]:
-    return perturb_block(model, images, spec, entries_of(spec, model), first=first)
+    return perturb_block(
+        model, images, spec, entries_of(spec, model), first=first, y_true_N=np.zeros(len(images), np.int64)
+    )
 
 
 def signs(planes: Planes) -> np.ndarray:

@@ -375,6 +375,20 @@ def test_deleted_output_is_made_again_and_nothing_else(copied):
     assert results_of(copied / "out") == before
 
 
+def test_sources_of_an_evaluation_are_read_from_a_store_of_the_test_images(copied):
+    tables = '[precompute.holdouts]\nmodels = ["other"]\nattacks = ["fgsm"]\nsplit = "test"\nlabels = "true"\n'
+    tables += (
+        '[evaluate.again]\ntargets = ["ens", "static"]\nshards = ["holdouts"]\nsuite = "single-step"\nimages = 100\n'
+    )
+    ran = rerun(copied, TINY + tables)
+    assert {name for name, state in ran.items() if state == "ran"} == {"holdouts", "again", "report"}
+    results = [json.loads((copied / f"out/results/{name}.json").read_text()) for name in ("result", "again")]
+    for target in ("ens", "static"):
+        computed, read = (result["targets"][target] for result in results)
+        assert read["black_box"] == {"other": computed["black_box"]["holdout"]}
+        assert read["white_box"] == computed["white_box"]
+
+
 def test_static_models_of_a_training_are_stages_that_it_needs(copied):
     text = TINY + '[train.beside]\nstatic = ["static"]\nstatic_attack = "step-ll"\n'
     assert rerun(copied, text) == {

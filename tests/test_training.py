@@ -205,7 +205,7 @@ def test_attack_and_mode_of_static_models_are_heard(tmp_path, static, real, chan
 def test_a_run_without_static_models_does_not_mention_them():
     """So that weights and recipes of before are found unchanged."""
     assert not [key for key in spec_of().model_dump() if key.startswith("static")]
-    assert "static_mode" in spec_of(static={"a": "a.safetensors"}).model_dump()
+    assert spec_of(static={"a": "a.safetensors"}).model_dump()["static"] == {"a": "a.safetensors"}
 
 
 def test_static_models_that_cannot_serve_are_refused(tmp_path, static, data):
@@ -382,7 +382,7 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path, data):
 
 def test_a_store_for_other_data_stops_the_run(tmp_path, store):
     other = make_images(N, seed=1)
-    with pytest.raises(AlignmentError, match="the store was made for other data"):
+    with pytest.raises(AlignmentError, match="the store was made for other images"):
         train(spec_of(shards=(str(store),)), other, tmp_path / "m.safetensors")
 
 

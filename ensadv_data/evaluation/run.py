@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ensadv_data.data import open_data, shifted
 from ensadv_data.evaluation.adaptive import measure_adaptive
+from ensadv_data.evaluation.stored import stored_sources
 from ensadv_data.evaluation.suites import suite_named
 from ensadv_data.evaluation.transfer import Transfer, measure_transfer
 from ensadv_data.models import load_models
@@ -30,12 +31,14 @@ def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], 
     if spec.shift is not None:
         dataset = shifted(dataset, spec.shift, seed=spec.seed)
     models = load_models([targets, sources], device=spec.device)
+    stored = stored_sources(spec.shards, dataset, black_box)
     adversaries = suite.adversaries(epsilon=spec.epsilon)
-    work = (len(targets) * (len(white_box) + len(adversaries)) + len(sources) * len(black_box)) * len(dataset)
+    attacks = len(targets) * (len(white_box) + len(adversaries)) + (len(sources) + len(stored)) * len(black_box)
+    work = attacks * len(dataset)
     with progress_bar("evaluate", total=work, unit="attacks") as advance:
         transfer = measure_transfer(
             models[0],
-            models[1],
+            [*models[1], *stored],
             dataset,
             white_box=white_box,
             black_box=black_box,

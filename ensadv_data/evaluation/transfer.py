@@ -23,6 +23,7 @@ from ensadv_data.evaluation.adaptive import AdaptiveResult
 from ensadv_data.evaluation.batches import batches, check_models
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.evaluation.outside import OutsideAttack
+from ensadv_data.evaluation.stored import StoredSource
 from ensadv_data.evaluation.suites import Attack
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.models import Model
@@ -110,7 +111,7 @@ class Transfer:
 
 def measure_transfer(
     targets: Sequence[Model],
-    sources: Sequence[Model],
+    sources: Sequence[Model | StoredSource],
     dataset: Dataset,
     *,
     white_box: Sequence[Attack],
@@ -127,7 +128,8 @@ def measure_transfer(
     Parameters
     ----------
     targets, sources
-        Models. What a source does to a target with the same weights is white-box, and is shown there.
+        Models; a source may be one whose attacks are stored. What a source does to a target with the same weights is
+        white-box, and is shown there.
     dataset
         Test images with true labels.
     white_box, black_box
@@ -154,17 +156,23 @@ def measure_transfer(
             raise InputError(f"expected a name of its own for each {role}, got {', '.join(names)}; use NAME=REF")
     if not targets:
         raise InputError("expected at least one target, got none")
-    check_models((*targets, *sources), dataset, device=device)
+    live = [source for source in sources if isinstance(source, Model)]
+    check_models((*targets, *live), dataset, device=device)
     tops = (1, 5) if dataset.classes > 10 else (1,)
     counts = {top: _Counts(len(dataset)) for top in tops}
     twice = {(t.digest, a.label) for t in targets for a in white_box} & {
-        (s.digest, a.label) for s in sources for a in black_box
+        (s.digest, a.label) for s in live for a in black_box
     }
     for indices, x, y in batches(dataset, batch_size=batch_size, device=device):
         kept: dict[tuple[str, str], torch.Tensor] = {}  # white-box on a target that is a source as well
 
         def attacked(
-            model: Model, attack: Attack, x: Any = x, y: Any = y, indices: Any = indices, kept: Any = kept
+            model: Model | StoredSource,
+            attack: Attack,
+            x: Any = x,
+            y: Any = y,
+            indices: Any = indices,
+            kept: Any = kept,
         ) -> torch.Tensor:
             advance(len(indices))
             name = (model.digest, attack.label)
@@ -186,7 +194,8 @@ def measure_transfer(
             for attack in white_box:
                 count(target, "white", attack.label, inputs=attacked(target, attack))
         for source in sources:
-            _finite_logits(source, x)  # the sign of NaN is 0: a broken source would pass for a weak one
+            if isinstance(source, Model):
+                _finite_logits(source, x)  # the sign of NaN is 0: a broken source would pass for a weak one
             for attack in black_box:
                 x_adv = attacked(source, attack)
                 for target in targets:
@@ -203,9 +212,17 @@ def measure_transfer(
 
 
 def _perturbed(
-    model: Model, attack: Attack, x: torch.Tensor, y: torch.Tensor, indices: npt.NDArray[np.int64], *, seed: int
+    model: Model | StoredSource,
+    attack: Attack,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    indices: npt.NDArray[np.int64],
+    *,
+    seed: int,
 ) -> torch.Tensor:
     """One attack on one batch; its randomness is named by the attack and the examples."""
+    if isinstance(model, StoredSource):
+        return model.perturbed(attack, x, indices)
     if isinstance(attack, OutsideAttack):
         with torch_seeded(x.device, "outside attack", seed, attack.label, int(indices[0])):
             return attack.perturb(model.module, x, y)
@@ -236,7 +253,7 @@ class _Counts:
         return Rate(int(self.wrong[name].sum()), self.n)
 
 
-def _result(target: Model, sources: Sequence[Model], counts: Mapping[int, _Counts]) -> TargetResult:
+def _result(target: Model, sources: Sequence[Model | StoredSource], counts: Mapping[int, _Counts]) -> TargetResult:
     top5 = _result(target, sources, {1: counts[5]}) if 5 in counts else None
     count = counts[1]
     mine = [name for name in count.wrong if name[0] == target.name]

@@ -50,7 +50,8 @@ def write_report(
     stores
         Folders of complete stores.
     data
-        The training images that the stores belong to, uint8 (N, C, H, W); without them there are no pictures.
+        The images that the stores belong to, uint8 (N, C, H, W); without them there are no pictures. A store of the
+        other split is described and not pictured.
     stages
         Seconds that each stage took.
     epsilon
@@ -85,6 +86,7 @@ def write_report(
     measured = [*(result.data for result in read), *(diagnosis.data for diagnosis in diagnoses)]
     runs = [read_log(path) for path in logs]
     opened = [open_store(path) for path in stores]
+    pictured = [store for store in opened if data is not None and store.header.split == data.split]
     page = render_page(
         title=title,
         epsilon=epsilon,
@@ -101,7 +103,7 @@ def write_report(
         mixes=[mix for run in runs if (mix := describe_mix(run)) is not None],
         sources=describe_stores(opened),
         curves=[{"name": run.name, "charts": draw_losses(run, salt=f"losses {i}")} for i, run in enumerate(runs)],
-        pictures=None if data is None else draw_pictures(data, opened, epsilon=epsilon),
+        pictures=None if data is None else draw_pictures(data, pictured, epsilon=epsilon),
         stages=dict(stages or {}),
     )
     write_atomic(out, page.encode("utf-8", "replace"))  # a name may hold half of a surrogate pair

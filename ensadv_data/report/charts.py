@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensadv_data.data import Dataset, digest_examples
-from ensadv_data.errors import AlignmentError, InputError
+from ensadv_data.errors import InputError
 from ensadv_data.report.inputs import Curve, Result, Run
 from ensadv_data.store import Store, perturb_images
 
@@ -163,7 +163,7 @@ def draw_pictures(data: Dataset, stores: Sequence[Store], *, epsilon: float) -> 
     rows = where[: 6 if max(data.shape[1:]) <= _SIDE // 2 else 3].astype(np.int64)
     images, labels = images[rows], labels[rows]
     for store in stores:
-        _prove(store, images, rows)
+        store.prove(digest_examples(images), rows)
     clean = images.astype(np.float32) / 255
     entries = [(store, entry) for store in stores for entry in store.entries]
     strips = []
@@ -195,16 +195,6 @@ def encode_png(pixels_HWC: U8) -> bytes:
     )
     parts = [struct.pack(">I", len(b)) + name + b + struct.pack(">I", zlib.crc32(name + b)) for name, b in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def _prove(store: Store, images_BCHW: U8, rows_B: I64) -> None:
-    found, expected = digest_examples(images_BCHW), store.example_digests()[rows_B]
-    for row, ours, theirs in zip(rows_B, found, expected, strict=True):
-        if ours != theirs:
-            raise AlignmentError(
-                f"{store.path}: example {row}: expected an image with digest {theirs:016x}, got {ours:016x}; "
-                f"pass the images that the store was made for ({store.header.data}, {store.header.split})"
-            )
 
 
 def _strip(values_BCHW: npt.NDArray[np.floating[Any]]) -> list[dict[str, Any]]:

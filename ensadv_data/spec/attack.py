@@ -97,6 +97,16 @@ class AttackSpec(Spec):
         return self.model_copy(update={"loss": default})
 
     @property
+    def identity(self) -> tuple[str | float, ...]:
+        """What its perturbation depends on, defaults filled in; equal ones can serve each other from a store."""
+        quantities: tuple[float, ...] = ()
+        if self.kind == "rsign":
+            quantities = (self.random_step,)
+        elif self.kind == "delta":
+            quantities = (self.epsilon, *self.iterations)
+        return (self.name, self.loss_form, *quantities)
+
+    @property
     def label(self) -> str:
         """A short name that tells apart the attacks of one suite."""
         parts = [

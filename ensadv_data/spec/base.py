@@ -6,9 +6,16 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from ensadv_data.errors import InputError, QuantityError, UnknownNameError
 
@@ -103,6 +110,15 @@ class Spec(BaseModel):
     """Base of all: strict, closed, frozen."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # Fields that are not told while they have their defaults: records and stores from before a field came stay equal.
+    SILENT: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _told(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        defaults = {name: type(self).model_fields[name].get_default(call_default_factory=True) for name in self.SILENT}
+        return {k: v for k, v in fields.items() if k not in defaults or getattr(self, k) != defaults[k]}
 
 
 S = TypeVar("S", bound=Spec)

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from ensadv_data.errors import InputError, QuantityError
 from ensadv_data.spec.attack import Attack, AttackSpec, EpsilonLaw, EpsilonSpec, parse_attack
@@ -58,6 +50,8 @@ class TrainSpec(Spec):
     Sources are stores (``shards``), or static models whose perturbations are computed at each step (``static``).
     """
 
+    SILENT: ClassVar = frozenset({"static", "static_attack", "static_mode"})
+
     architecture: str
     epochs: int = Field(default=6, ge=1)
     batch_size: int = Field(default=64, ge=1)
@@ -102,12 +96,6 @@ class TrainSpec(Spec):
             return attack
         return attack_at(attack, info.data["epsilon"].epsilon, field=str(info.field_name))
 
-    @model_serializer(mode="wrap")
-    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without static models nothing is said of them: what such a run is called does not change with this."""
-        fields: dict[str, Any] = serialize(self)
-        return fields if self.static else {k: v for k, v in fields.items() if not k.startswith("static")}
-
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.batches == "replace" and self.batch_size % 2:
@@ -121,11 +109,15 @@ class TrainSpec(Spec):
 
 
 class PrecomputeSpec(Spec):
-    """One store: static models × attacks × draws over a whole training set."""
+    """One store: static models × attacks × draws over a whole split, for training; or, with true labels, evaluation."""
+
+    SILENT: ClassVar = frozenset({"split", "labels"})
 
     models: dict[str, str]
     attacks: tuple[Attack, ...] = Field(strict=False, min_length=1)
     draws: int = Field(default=1, ge=1)
+    split: Literal["train", "test"] = "train"
+    labels: Literal["predicted", "true"] = "predicted"  # of attacks that do not move to the least likely class
     mode: Literal["eval", "train"] = "eval"
     zeros: Literal["keep", "fill"] = "keep"
     loss: Literal["margin", "ce"] = "margin"
@@ -181,11 +173,14 @@ Shift = Annotated[ShiftSpec, BeforeValidator(lambda value: parse_shift(value) if
 class EvaluateSpec(Spec):
     """Targets × sources under a suite."""
 
+    SILENT: ClassVar = frozenset({"shards"})
+
     suite: str = "paper"
     epsilon: Epsilon = 0.3
     images: int | None = Field(default=None, ge=1)
     shift: Shift | None = None
     loss: Literal["margin", "ce"] = "margin"  # of attacks that name none
+    shards: tuple[str, ...] = Field(default=(), strict=False)  # of sources whose attacks are read
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=250, ge=1)
     device: str = "cpu"

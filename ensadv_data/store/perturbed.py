@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +22,7 @@ F32 = npt.NDArray[np.float32]
 def perturb_images(
     store: Store,
     entry: Entry,
-    images_BCHW: U8,
+    images_BCHW: U8 | F32,
     *,
     rows: I64,
     draws: I64,
@@ -32,7 +34,7 @@ def perturb_images(
     Parameters
     ----------
     images_BCHW
-        uint8 of shape (B, C, H, W).
+        uint8, or float32 in [0, 1], of shape (B, C, H, W).
     rows, draws
         int64 (B,): index of each image in the data set, and which draw of it.
     epsilon
@@ -52,7 +54,7 @@ def perturb_images(
     ChunkError
         A chunk of the store is missing, truncated or corrupted.
     """
-    x = np.ascontiguousarray(images_BCHW).reshape(len(rows), -1)
+    x: npt.NDArray[Any] = np.ascontiguousarray(images_BCHW).reshape(len(rows), -1)
     planes = store.gather(entry, draws, rows)
     if planes.delta is not None:
         radius = np.full(len(rows), entry.epsilon, np.float32)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import zarr
 
 from ensadv_data.codec import row_bytes, zstd_decode
-from ensadv_data.errors import ChunkError, InputError, IntegrityError, UnknownNameError
+from ensadv_data.errors import AlignmentError, ChunkError, InputError, IntegrityError, UnknownNameError
 from ensadv_data.store.layout import FORMAT, FORMAT_VERSION, Entry, Header, Planes, layout, root_attributes, zstd_level
 
 __all__ = ["Store", "open_store"]
@@ -33,6 +33,7 @@ class Store:
         self._masked = masked  # keys of the entries that have a mask
         self._maps: dict[str, npt.NDArray[Any]] = {}
         self._unpacked: OrderedDict[str, U8] = OrderedDict()
+        self._digests: U64 | None = None
 
     def entry(self, key: str) -> Entry:
         """The entry of that SOURCE/ATTACK.
@@ -80,6 +81,30 @@ class Store:
         direction = self._rows(entry, "direction", draws_B, rows_B)
         nonzero = self._rows(entry, "nonzero", draws_B, rows_B) if self.has_mask(entry) else None
         return Planes(direction=direction, nonzero=nonzero)
+
+    def prove(self, found_N: U64, rows_N: I64) -> None:
+        """Refuse images that are not those that the store was made for.
+
+        Parameters
+        ----------
+        found_N, rows_N
+            uint64 digests of images, and int64 which examples they are to be.
+
+        Raises
+        ------
+        AlignmentError
+            The message has index, expected and found digest.
+        """
+        if self._digests is None:
+            self._digests = self.example_digests()
+        expected_N = self._digests[rows_N]
+        if len(wrong := np.flatnonzero(found_N != expected_N)):
+            first, about = wrong[0], self.header
+            raise AlignmentError(
+                f"{self.path}: example {rows_N[first]}: expected an image with digest {int(expected_N[first]):016x}, "
+                f"found {int(found_N[first]):016x}; the store was made for other images "
+                f"({about.data}/{about.split}, {about.n} of them)"
+            )
 
     def example_digests(self) -> U64:
         """uint64 digests of all examples, shape (N,)."""

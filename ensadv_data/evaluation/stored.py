@@ -1,0 +1,98 @@
+"""Sources whose perturbations of the test images were stored: read instead of computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ensadv_data.data import Dataset
+from ensadv_data.errors import InputError
+from ensadv_data.evaluation.suites import Attack
+from ensadv_data.spec import AttackSpec
+from ensadv_data.store import Entry, Store, open_store, perturb_images
+
+__all__ = ["StoredSource", "stored_sources"]
+
+# How a store for evaluation was made; the first is what the store's plan says where it says nothing.
+_MADE = {"labels": ("predicted", "true"), "mode": ("eval", "eval"), "zeros": ("keep", "keep")}
+
+
+@dataclass(frozen=True)
+class StoredSource:
+    """One source of a store, with the entry of each attack that an evaluation makes on others from it."""
+
+    name: str
+    digest: str
+    store: Store
+    entries: Mapping[str, Entry]  # by the attack's label
+
+    def perturbed(self, attack: Attack, x_NCHW: torch.Tensor, indices: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Adversarial images, float32 (N, C, H, W) in [0, 1]; those of iterative attacks are exact to ε/254.
+
+        Raises
+        ------
+        ChunkError
+            A chunk of the store is missing, truncated or corrupted.
+        """
+        x_adv = perturb_images(
+            self.store,
+            self.entries[attack.label],
+            x_NCHW.cpu().numpy(),
+            rows=indices,
+            draws=np.zeros_like(indices),
+            epsilon=np.full(len(indices), attack.epsilon, np.float32),
+        )
+        return torch.from_numpy(x_adv).to(x_NCHW.device)
+
+
+def stored_sources(paths: Sequence[str], dataset: Dataset, attacks: Sequence[Attack]) -> list[StoredSource]:
+    """The sources of some stores, for these test images and these attacks.
+
+    Raises
+    ------
+    InputError
+        A store is missing, lacks an attack, or was made for training: with predicted labels, for example.
+    AlignmentError
+        A store was made for other images.
+    """
+    sources = []
+    for path in paths:
+        store = open_store(path)
+        header = store.header
+        for name, (silent, wanted) in _MADE.items():
+            if (found := header.plan.get(name, silent)) != wanted:
+                raise InputError(f"{path}: expected a store made with {name} = {wanted}, found {found}; {_REMEDY}")
+        if header.shape != dataset.shape or header.n < len(dataset):
+            raise InputError(
+                f"{path}: expected perturbations of {len(dataset)} images of shape {dataset.shape}, found "
+                f"{header.n} of shape {header.shape}; {_REMEDY}"
+            )
+        store.prove(dataset.example_digests(), np.arange(len(dataset)))
+        made = {attack.identity: attack for attack in _attacks_of(header.plan)}
+        for name in dict.fromkeys(entry.source for entry in store.entries):
+            entries = {entry.attack: entry for entry in store.entries if entry.source == name}
+            serving = {}
+            for attack in attacks:
+                identity = attack.identity if isinstance(attack, AttackSpec) else None
+                if identity not in made:
+                    known = ", ".join(f"{a.label} at epsilon {a.epsilon:g}" for a in made.values())
+                    raise InputError(
+                        f"{path}: expected {attack.label} from every source, as the suite has it, found {known}; "
+                        f"{_REMEDY}"
+                    )
+                serving[attack.label] = entries[made[identity].name]
+            digest = next(iter(entries.values())).source_digest
+            sources.append(StoredSource(name, digest, store, serving))
+    return sources
+
+
+_REMEDY = "make it with: ensadv-data precompute --split test --labels true, and the suite's attacks"
+
+
+def _attacks_of(plan: Mapping[str, Any]) -> list[AttackSpec]:
+    return [AttackSpec(**attack).with_loss(plan["loss"]) for attack in plan["attacks"]]

@@ -131,6 +131,7 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
 @click.option("--learning-rate", type=float, help="0.001 for adam and 0.045 for rmsprop unless given.")
 @click.option("--online", help=f"White-box attack on the model being trained: {', '.join(ATTACKS)}.")
 @click.option("--shards", multiple=True, help="A store of static perturbations; may be repeated.")
+@click.option("--draws", type=int, help="Use the first so many draws of each store; all unless given.")
 @click.option("--static", multiple=True, help="A static model, [NAME=]REF, to compute them at each step instead.")
 @click.option("--static-attack", help="Attack of the static models; fgsm unless given.")
 @click.option("--static-mode", default="eval", show_default=True, help="eval, or train: dropout active.")

@@ -30,6 +30,7 @@ __all__ = [
     "Schedule",
     "Source",
     "StepPlan",
+    "check_draws",
     "check_epsilon",
     "epoch_order",
     "plan_step",
@@ -62,6 +63,7 @@ class Schedule:
     epsilon: EpsilonSpec = EpsilonSpec()
     window: int = 0  # 0: a global permutation; W: shuffled inside windows of W blocks
     block: int = 1024  # examples of a block, for the window
+    draws: int | None = None  # the first so many of each store; None: all
 
     @property
     def steps(self) -> int:
@@ -124,7 +126,8 @@ def plan_step(schedule: Schedule, *, epoch: int, step: int, place: Place = Place
     source = int(generator.integers(len(schedule.sources))) if schedule.sources else None
     entries = schedule.sources[source].entries if source is not None else ()
     attack = int(generator.integers(len(entries))) if entries else 0
-    draws = generator.integers(entries[attack][0].header.draws if entries else 1, size=size)
+    stored = entries[attack][0].header.draws if entries else 1
+    draws = generator.integers(stored if schedule.draws is None else min(schedule.draws, stored), size=size)
     epsilon = _epsilons(generator, schedule.epsilon, size)
     mine = slice(place.rank * size // ranks, (place.rank + 1) * size // ranks)
     order = _order(schedule.seed, epoch, schedule.n, schedule.block, schedule.window)
@@ -164,6 +167,22 @@ def static_sources(paths: Sequence[Path | str], dataset: Dataset) -> tuple[Sourc
             label = name if len(paths) == 1 else f"{Path(path).name}/{name}"
             sources.append(Source(_unused(label, {ONLINE, *(source.name for source in sources)}), entries))
     return tuple(sources)
+
+
+def check_draws(sources: Sequence[Source], draws: int | None) -> None:
+    """Refuse a training that wants more draws than a store has.
+
+    Raises
+    ------
+    InputError
+        The message names the store, and how many it has.
+    """
+    for store in (store for source in sources for store, _ in source.entries):
+        if draws is not None and draws > store.header.draws:
+            raise InputError(
+                f"{store.path}: expected a store of at least {draws} draws, found {store.header.draws}; "
+                f"make one with: precompute --draws {draws}"
+            )
 
 
 def check_epsilon(sources: Sequence[Source], law: EpsilonSpec) -> None:

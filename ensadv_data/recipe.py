@@ -4,6 +4,7 @@ extends = "FILE"           another recipe, whose tables these are laid over; its
 [data]                     data set of all stages
 [defaults.train]           fields that every train stage starts from
 [train.NAME]               → models/NAME.safetensors     fields of ``train``; shards and static are names of stages
+                             seeds = [1, 2] in place of seed: two stages NAME.1 and NAME.2; NAME in a list is both
 [precompute.NAME]          → shards/NAME/                fields of ``precompute``; models are names of stages
 [evaluate.NAME]            → results/NAME.json           targets, sources: names of stages or NAME=REF; shards: stages
 [diagnose.NAME]            → results/NAME.json           models, others, static, holdouts: likewise
@@ -101,6 +102,7 @@ def read_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     recipe_name = table.get("name", path.stem)
     if not isinstance(recipe_name, str) or not recipe_name.strip() or "/" in recipe_name:
         raise InputError(f"{path}: name: expected the name of a folder, got {recipe_name!r}")
+    groups = _seeded(table, path)
     kinds: dict[str, Kind] = {}
     for kind in STAGES:
         for name in _table(table, kind, path):
@@ -111,9 +113,9 @@ def read_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     stages = []
     for name, kind in kinds.items():
         fields = {**_table(defaults, kind, path), **_table(_table(table, kind, path), name, path)}
-        stages.append(_stage(name, kind, fields, kinds, where=f"{path}: {kind}.{name}"))
+        stages.append(_stage(name, kind, fields, kinds, groups, where=f"{path}: {kind}.{name}"))
     if "extends" in top:  # of the other recipe only what these stages read
-        own = {name for kind in STAGES for name in _table(top, kind, path)}
+        own = {one for kind in STAGES for name in _table(top, kind, path) for one in groups.get(name, [name])}
         stages = list(_needed(stages, own))
     if "report" in table:
         options = _table(table, "report", path)
@@ -206,16 +208,43 @@ def _override(table: dict[str, Any], text: str) -> None:
     table[key] = parsed
 
 
-def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Kind], *, where: str) -> Stage:
+def _seeded(table: dict[str, Any], path: Path) -> dict[str, list[str]]:
+    """Lay out train tables that have ``seeds``, one stage a seed; for each such name, the stages that it stands for."""
+    groups: dict[str, list[str]] = {}
+    trains: dict[str, Any] = {}
+    for name in _table(table, "train", path):
+        fields = _table(_table(table, "train", path), name, path)
+        seeds = fields.pop("seeds", None)
+        if seeds is None:
+            trains[name] = fields
+            continue
+        if not isinstance(seeds, list) or not seeds or len({*map(repr, seeds)}) < len(seeds) or "seed" in fields:
+            raise InputError(f"{path}: train.{name}: seeds: expected numbers, each once, and no seed, got {seeds!r}")
+        groups[name] = [f"{name}.{seed}" for seed in seeds]
+        trains |= {f"{name}.{seed}": {**fields, "seed": seed} for seed in seeds}
+    if groups:
+        table["train"] = trains
+    return groups
+
+
+def _stage(
+    name: str,
+    kind: Kind,
+    fields: dict[str, Any],
+    kinds: Mapping[str, Kind],
+    groups: Mapping[str, list[str]],
+    *,
+    where: str,
+) -> Stage:
     """Check one stage's fields, and find the stages that it reads."""
     options: dict[str, Any] = {}
     if kind == "precompute":
-        fields["models"] = _names(fields.get("models", {}), where=f"{where}: models")
+        fields["models"] = _names(fields.get("models", {}), groups, where=f"{where}: models")
         spec: Spec = checked(PrecomputeSpec, fields, where=where)
         inputs = _model_stages(fields["models"].values(), kinds, where=where)
     elif kind == "train":
         if "static" in fields:
-            fields["static"] = _names(fields["static"], where=f"{where}: static")
+            fields["static"] = _names(fields["static"], groups, where=f"{where}: static")
         spec = train_spec = checked(TrainSpec, fields, where=where)
         inputs = _store_stages(train_spec.shards, kinds, where=where)
         if train_spec.architecture not in ARCHITECTURES:
@@ -225,7 +254,7 @@ def _stage(name: str, kind: Kind, fields: dict[str, Any], kinds: Mapping[str, Ki
         stores: list[str] = []
         roles = ("targets", "sources") if kind == "evaluate" else ("models", "others", "static", "holdouts")
         for role in roles:
-            options[role] = _names(fields.pop(role, {}), where=f"{where}: {role}")
+            options[role] = _names(fields.pop(role, {}), groups, where=f"{where}: {role}")
         if not options[roles[0]]:
             raise InputError(f"{where}: {roles[0]}: expected at least one train stage or reference, got none")
         if kind == "evaluate":
@@ -273,10 +302,10 @@ def _check_name(name: str, *, where: str) -> None:
         )
 
 
-def _names(value: Any, *, where: str) -> dict[str, str]:
-    """``["a", "b"]`` or ``{name = "ref"}`` → {name: stage or reference}."""
+def _names(value: Any, groups: Mapping[str, list[str]], *, where: str) -> dict[str, str]:
+    """``["a", "b"]`` or ``{name = "ref"}`` → {name: stage or reference}; in a list, a name may stand for several."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return {item: item for item in value}
+        return {one: one for item in value for one in groups.get(item, [item])}
     if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
         return dict(value)
     raise InputError(f'{where}: expected a list of stages or a table of NAME = "REF", got {value!r}')

@@ -42,6 +42,7 @@ from ensadv_data.mixing import (
     Schedule,
     Source,
     StepPlan,
+    check_draws,
     check_epsilon,
     plan_step,
     static_sources,
@@ -159,6 +160,7 @@ class TrainingRun:
         online = (Source(ONLINE),) if spec.online else ()
         static = static_sources(spec.shards, dataset)
         check_epsilon(static, spec.epsilon)
+        check_draws(static, spec.draws)
         models = static_models(spec.static, dataset, device=spec.device)
         computed = tuple(Source(f"{model.name} (online)") for model in models)
         self.schedule = Schedule(
@@ -169,6 +171,7 @@ class TrainingRun:
             epsilon=spec.epsilon,
             window=spec.window,
             block=static[0].entries[0][0].header.block if static else 1024,
+            draws=spec.draws,
         )
         self.batches = Batches(dataset, self.schedule, fresh=spec.random_step == "fresh")
         module = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)

@@ -105,6 +105,7 @@ REVIEWED = {
         "--learning-rate": None,
         "--online": None,
         "--shards": MANY,
+        "--draws": None,
         "--static": MANY,
         "--static-attack": None,
         "--static-mode": "eval",

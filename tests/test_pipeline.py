@@ -217,6 +217,7 @@ PACKAGED = sorted(entry.name for entry in (files("ensadv_data") / "pipelines").i
 
 
 PACKAGED_KINDS = {
+    "mnist-draws.toml": {"train", "precompute", "evaluate", "diagnose", "report"},
     "mnist-demo.toml": {"train", "precompute", "evaluate", "report"},
     "mnist-models.toml": {"train", "precompute"},
     "mnist-table6.toml": {"train", "diagnose"},
@@ -234,14 +235,18 @@ def test_packaged_recipe_is_read(name):
     assert recipe.name == ("mnist-paper" if shares else name.removesuffix(".toml"))
     kinds = {stage.kind for stage in recipe.stages}
     assert kinds == PACKAGED_KINDS[name]
-    # what is held out is no source of any store
-    held_out = {
-        ref for s in recipe.stages for ref in s.options.get("sources", {}).values() if ref.startswith("holdout")
+    # what attacks are transferred from in the end is no source of any training
+    stages = {stage.name: stage for stage in recipe.stages}
+    learnt = {
+        ref for s in stages.values() if s.kind == "train" for one in s.inputs for ref in (one, *stages[one].inputs)
     }
-    stores = {ref for s in recipe.stages if s.kind == "precompute" for ref in s.inputs}
-    assert not held_out & stores
-    if name in ("mnist-demo.toml", "mnist-table8.toml"):
-        assert held_out
+    read = {ref for s in stages.values() if s.kind == "evaluate" for ref in s.spec.shards}
+    held_out = {ref for store in read for ref in stages[store].inputs}
+    held_out |= {ref for s in stages.values() for ref in s.options.get("sources", {}).values() if "holdout" in ref}
+    assert not held_out & learnt
+    if name in ("mnist-demo.toml", "mnist-table8.toml", "mnist-draws.toml"):
+        assert len(held_out) >= 3
+        assert learnt
 
 
 def test_recipes_of_the_tables_share_their_models():
@@ -251,8 +256,8 @@ def test_recipes_of_the_tables_share_their_models():
     for name in PACKAGED:
         if read_toml(folder / name).get("extends"):
             for stage in read_recipe(folder / name).stages:
-                if stage.kind in ("train", "precompute"):
-                    assert stage == every[stage.name]
+                if stage.kind != "report":
+                    assert stage == every.setdefault(stage.name, stage)
 
 
 EXTENDING = """
@@ -373,6 +378,38 @@ def test_deleted_output_is_made_again_and_nothing_else(copied):
     (copied / "out/results/result.json").unlink()
     assert {name for name, state in rerun(copied).items() if state == "ran"} == {"result"}
     assert results_of(copied / "out") == before
+
+
+SEEDED = """
+[train.many]
+seeds = [7, 8]
+[evaluate.several]
+targets = ["ens", "many"]
+sources = ["other"]
+suite = "single-step"
+images = 100
+"""
+
+
+def test_a_training_with_seeds_is_several_stages_and_its_name_stands_for_them(copied):
+    ran = rerun(copied, TINY + SEEDED)
+    assert {name for name, state in ran.items() if state == "ran"} == {"many.7", "many.8", "several", "report"}
+    result = json.loads((copied / "out/results/several.json").read_text())
+    assert list(result["targets"]) == ["ens", "many.7", "many.8"]
+    for seed in (7, 8):
+        record = load_model(str(copied / f"out/models/many.{seed}.safetensors")).record
+        assert record["training"]["seed"] == seed
+
+
+def test_a_recipe_that_extends_one_of_seeds_reads_all_of_them(tmp_path):
+    written(tmp_path, TINY + SEEDED)
+    (tmp_path / "more.toml").write_text('extends = "recipe.toml"\n[diagnose.d]\nmodels = ["many"]\n')
+    assert [stage.name for stage in read_recipe(tmp_path / "more.toml").stages] == ["many.7", "many.8", "d", "report"]
+
+
+@pytest.mark.parametrize("seeds", ["[]", "[7, 7]", "7", "[7]\nseed = 8", '["7"]'])
+def test_seeds_that_are_none_are_refused(tmp_path, seeds):
+    assert "many" in refusal(tmp_path, TINY + SEEDED.replace("[7, 8]", seeds))
 
 
 def test_sources_of_an_evaluation_are_read_from_a_store_of_the_test_images(copied):

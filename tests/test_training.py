@@ -202,9 +202,23 @@ def test_attack_and_mode_of_static_models_are_heard(tmp_path, static, real, chan
     assert plain.digest != other.digest
 
 
+def test_the_first_draws_of_a_store_are_a_store_of_fewer_draws(tmp_path, static, real):
+    """So that one store of many draws serves trainings with fewer of them."""
+    made = {}
+    for stored, used in ((1, None), (3, 1), (3, 2), (3, None)):
+        spec = PrecomputeSpec(models={"d": static["d"]}, attacks=("r-fgsm",), draws=stored)
+        precompute_store(spec, DataSpec(data="mnist-mini", limit=64), tmp_path / f"s{stored}", workers=0)
+        spec = spec_of(shards=(str(tmp_path / f"s{stored}"),), draws=used)
+        made[stored, used] = train(spec, real, tmp_path / f"{stored}-{used}.safetensors").digest
+    assert made[1, None] == made[3, 1]
+    assert len(set(made.values())) == 3
+    with pytest.raises(InputError, match=r"s3: expected a store of at least 4 draws, found 3; make one with: precomp"):
+        train(spec_of(shards=(str(tmp_path / "s3"),), draws=4), real, tmp_path / "four.safetensors")
+
+
 def test_a_run_without_static_models_does_not_mention_them():
     """So that weights and recipes of before are found unchanged."""
-    assert not [key for key in spec_of().model_dump() if key.startswith("static")]
+    assert not {"draws", "static", "static_attack", "static_mode"} & set(spec_of().model_dump())
     assert spec_of(static={"a": "a.safetensors"}).model_dump()["static"] == {"a": "a.safetensors"}
 
 

@@ -50,7 +50,7 @@ class TrainSpec(Spec):
     Sources are stores (``shards``), or static models whose perturbations are computed at each step (``static``).
     """
 
-    SILENT: ClassVar = frozenset({"static", "static_attack", "static_mode"})
+    SILENT: ClassVar = frozenset({"draws", "static", "static_attack", "static_mode"})
 
     architecture: str
     epochs: int = Field(default=6, ge=1)
@@ -61,6 +61,7 @@ class TrainSpec(Spec):
     epsilon: EpsilonLaw = EpsilonSpec()  # of every source; before online, which is read with it
     online: AttackSpec | None = None
     shards: tuple[str, ...] = Field(default=(), strict=False)
+    draws: int | None = Field(default=None, ge=1)  # the first so many of each store; all unless given
     static: dict[str, str] = Field(default_factory=dict)  # name → model reference
     static_attack: AttackSpec | None = None
     static_mode: Literal["train", "eval"] = "eval"

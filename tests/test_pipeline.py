@@ -220,6 +220,7 @@ PACKAGED_KINDS = {
     "mnist-draws.toml": {"train", "precompute", "evaluate", "diagnose", "report"},
     "mnist-demo.toml": {"train", "precompute", "evaluate", "report"},
     "mnist-models.toml": {"train", "precompute"},
+    "mnist-rounding.toml": {"train", "precompute", "evaluate", "diagnose", "report"},
     "mnist-table6.toml": {"train", "diagnose"},
     "mnist-table7.toml": {"train", "evaluate", "report"},
     "mnist-table8.toml": {"train", "precompute", "evaluate", "report"},

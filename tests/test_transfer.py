@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
 
 import foolbox
 import numpy as np
@@ -12,14 +17,17 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+import independent
 from ensadv_data.attacks.catalogue import noise_of
 from ensadv_data.data import ArrayDataset, open_dataset
 from ensadv_data.errors import InputError, ModelError
 from ensadv_data.evaluation.interval import Rate
+from ensadv_data.evaluation.run import evaluate
+from ensadv_data.evaluation.suites import SUITES, Suite
 from ensadv_data.evaluation.transfer import measure_transfer
 from ensadv_data.keys import derive_key
 from ensadv_data.models import Model, weights_digest
-from ensadv_data.spec import parse_attack
+from ensadv_data.spec import DataSpec, EvaluateSpec, parse_attack
 
 EPSILON, IMAGES = 0.1, 200
 WHITE = tuple(parse_attack(text, epsilon=EPSILON) for text in ("fgsm:loss=ce", "r-fgsm:loss=ce"))
@@ -144,6 +152,28 @@ def test_counts_equal_those_of_an_independent_computation(models, dataset, measu
     assert got == expected
     assert len({count for key, count in got.items() if len(key) == 3}) > 4, "the attacks should differ"
     assert all(0 < count < IMAGES for count in got.values()), got
+
+
+def test_evaluate_equals_a_script_of_forty_lines_that_uses_torch_and_foolbox_only(monkeypatch):
+    script = Path(independent.__file__)
+    lines = script.read_text().splitlines()
+    assert sum(1 for line in lines if line.strip()) <= 40
+    names = {word.split(".")[0] for line in lines if line.startswith(("import", "from")) for word in line.split()[1:2]}
+    assert names == {"foolbox", "functools", "gzip", "json", "os", "torch"}
+    folder = str(files("ensadv_data") / "data" / "mnist-mini")
+    environment = {**os.environ, "IDX_FOLDER": folder}
+    ended = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+    monkeypatch.setenv("IDX_FOLDER", folder)
+    suite = Suite(("fgsm:loss=ce", "i-fgsm:loss=ce"), ("fgsm:loss=ce", "i-fgsm:loss=ce"), about="")
+    monkeypatch.setitem(SUITES, "forty", suite)
+    spec = EvaluateSpec(suite="forty", epsilon=independent.EPSILON, images=independent.IMAGES)
+    target, first, second = (f"python:independent:{name}" for name in ("target", "first", "second"))
+    transfer = evaluate(spec, DataSpec(data="mnist-mini"), targets={"t": target}, sources={"f": first, "s": second})
+    (row,) = transfer.targets
+    got = {"clean": row.clean.errors, **{f"target {name}": rate.errors for name, rate in row.white_box.items()}}
+    for name, source in (("f", "first"), ("s", "second")):
+        got |= {f"{source} {attack}": rate.errors for attack, rate in row.black_box[name].items()}
+    assert got == json.loads(ended.stdout)
 
 
 def test_identities_of_the_summary(measured):

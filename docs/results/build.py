@@ -1,0 +1,348 @@
+"""Our results on MNIST beside the paper's: collect them from the folder of a run, and write the page.
+
+    python docs/results/build.py --collect mnist-paper     results and times of a run → docs/results/data
+    python docs/results/build.py                           docs/results/data → docs/results/README.md
+
+The page says nothing that is not computed from the files in data/ and from paper.json, which has the values that the
+paper prints. What was not measured yet is a dash, and is listed with what it costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+HERE = Path(__file__).parent
+ARCHITECTURES = ("A", "B", "C", "D")
+KINDS = ("adv", "adv-ens", "adv-ens3")
+ALPHA = 0.05
+
+Json = Mapping[str, Any]
+
+
+def collect(run: Path, into: Path) -> None:
+    """Copy the results of a run and the seconds of its stages; what is there of other stages stays."""
+    into.mkdir(parents=True, exist_ok=True)
+    for path in sorted((run / "results").glob("*.json")):
+        (into / path.name).write_text(json.dumps(thin(json.loads(path.read_text())), indent=1) + "\n")
+    about = into / "run.json"
+    told: dict[str, Any] = json.loads(about.read_text()) if about.exists() else {"seconds": {}}
+    for path in sorted((run / "state").glob("*.json")):
+        state = json.loads(path.read_text())
+        if "seconds" in state:
+            told["seconds"][path.stem] = round(state["seconds"])
+    told["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread a stage"
+    about.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+
+
+def thin(result: Json) -> Json:
+    """Without the points of loss surfaces, which are the report's, and large."""
+    models = result.get("models", {})
+    return {**result, **({"models": {k: {**v, "surface": None} for k, v in models.items()}} if models else {})}
+
+
+class Results:
+    """What was measured, by name of the stage; None where it was not."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+        self.run = self.files.pop("run", {"seconds": {}, "machine": "–"})
+
+    def target(self, name: str, *stages: str) -> Json | None:
+        """The measurements of a target, from the first stage that has it."""
+        return self._found("targets", name, stages)
+
+    def model(self, name: str, *stages: str) -> Json | None:
+        """The diagnosis of a model, likewise."""
+        return self._found("models", name, stages)
+
+    def seeds(self, name: str, *stages: str) -> list[Json]:
+        """The measurements of NAME and of NAME.SEED, for all seeds."""
+        names = {n for s in stages for n in self.files.get(s, {}).get("targets", {})}
+        members = sorted(n for n in names if n == name or (n.startswith(f"{name}.") and n[len(name) + 1 :].isdigit()))
+        return [row for member in members if (row := self.target(member, *stages)) is not None]
+
+    def _found(self, key: str, name: str, stages: Iterable[str]) -> Json | None:
+        rows = (self.files.get(stage, {}).get(key, {}).get(name) for stage in stages)
+        return next((row for row in rows if row is not None), None)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share in percent; a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.{digits}f}"
+
+
+def rate(row: Json | None) -> str:
+    """A rate with its interval."""
+    return "–" if not row else f"{percent(row['error'])} [{percent(row['low'])}, {percent(row['high'])}]"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean over seeds, and the half-width of its 95% interval (Student's t) where there is more than one."""
+    if not values:
+        return "–"
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return percent(mean)
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.tstd(values) / math.sqrt(len(values))
+    return f"{percent(mean)} ± {percent(half)}"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def fgsm(row: Json) -> float:
+    """White-box FGSM error."""
+    return float(row["white_box"]["fgsm"]["error"])
+
+
+def r_fgsm(row: Json) -> float:
+    """White-box R+FGSM error."""
+    return float(row["white_box"]["r-fgsm"]["error"])
+
+
+def worst(row: Json) -> float:
+    """Error under the strongest transferred attack."""
+    return float(row["worst_black_box"]["error"])
+
+
+def mean(row: Json) -> float:
+    """Mean error over the transferred attacks."""
+    return float(row["mean_black_box"])
+
+
+def single_worst(row: Json) -> float:
+    """Error under the strongest transferred FGSM (Table 7)."""
+    return max(by["fgsm"]["error"] for by in row["black_box"].values())
+
+
+def table6(results: Results, paper: Json) -> str:
+    """Approximation ratio of FGSM."""
+    rows = []
+    for name in ("A", "A_adv", "B", "B_adv", "B*", "B*_adv", "C", "C_adv", "D", "D_adv"):
+        stage = name.replace("_", "-") if "_" in name else f"static-{name}"
+        found, by_ce = results.model(stage, "table6"), results.model(stage, "table6-ce")
+        margin, ce = (m["masking"] if m else {} for m in (found, by_ce))
+        rows.append(
+            (
+                name,
+                str(paper["table6"][name]),
+                percent(margin.get("ratio"), 0),
+                percent(margin.get("ratio_of_means"), 0),
+                percent(ce.get("ratio"), 0),
+                "–" if margin.get("cosine") is None else f"{margin['cosine']:.2f}",
+            )
+        )
+    return table(("model", "paper", "mean of ratios", "ratio of means", "mean of ratios, `ce`", "cosine"), rows)
+
+
+def table7(results: Results, paper: Json, stage: str) -> str:
+    """White-box and transferred FGSM; ours, then the paper's in brackets."""
+    sources = ("A", "B", "B*", "C", "D")
+    rows = []
+    for name, printed in paper["table7"].items():
+        if name in ("columns", "what"):
+            continue
+        model = name.replace("_", "-") if "_" in name else f"static-{name}"
+        row = results.target(model, stage) or {}
+        white, black = row.get("white_box", {}), row.get("black_box", {})
+        ours = [white.get("fgsm"), white.get("r-fgsm")]
+        ours += [black.get(f"static-{source}", {}).get("fgsm") for source in sources]
+        cells = (
+            f"{percent(mine['error']) if mine else '–'} ({theirs})" if theirs is not None else "–"
+            for mine, theirs in zip(ours, printed, strict=True)
+        )
+        rows.append((name, *cells))
+    return table(("model", "FGSM", "R+FGSM", *(f"FGSM on {s}" for s in sources)), rows)
+
+
+def table8(results: Results, paper: Json) -> str:
+    """Ensemble Adversarial Training; ours, then the paper's in brackets."""
+    rows = []
+    for architecture in ARCHITECTURES:
+        for kind in KINDS:
+            seeds = results.seeds(f"{architecture}-{kind}", f"table8-{architecture}", "claims")
+            printed = paper["table8"][f"{architecture}_{kind}"]
+            ours = (
+                spread([float(read(row)) for row in seeds])
+                for read in (lambda row: row["clean"]["error"], fgsm, worst, mean)
+            )
+            cells = (f"{mine} ({theirs})" for mine, theirs in zip(ours, printed, strict=True))
+            reached = spread([r_fgsm(row) for row in seeds])
+            rows.append((f"{architecture}-{kind}", str(len(seeds)), *cells, reached))
+    return table(("model", "seeds", "clean", "FGSM", "worst black-box", "mean black-box", "R+FGSM"), rows)
+
+
+DRAWS = {
+    "none": "no static model (standard adversarial training)",
+    "online-eval": "gradients online, evaluation mode",
+    "online-train": "gradients online, dropout active",
+    "online-stepped": "R+ gradients online, α = 0.1",
+    "fixed": "one stored direction, evaluation mode",
+    "dropout2": "2 stored draws, dropout active",
+    "dropout4": "4 stored draws, dropout active",
+    "dropout8": "8 stored draws, dropout active",
+    "dropout16": "16 stored draws, dropout active",
+    "stepped1": "1 stored R+ draw, α = 0.1, fresh step",
+    "stepped4": "4 stored R+ draws, α = 0.1, fresh step",
+    "stepped8": "8 stored R+ draws, α = 0.1, fresh step",
+    "stepped4-stored": "4 stored R+ draws, α = 0.1, stored step",
+    "stepped4-05": "4 stored R+ draws, α = 0.05, fresh step",
+    "stepped4-15": "4 stored R+ draws, α = 0.15, fresh step",
+}
+
+
+def draws(results: Results) -> str:
+    """The study of draws: mean over seeds and its 95% interval."""
+    rows = []
+    for name, title in DRAWS.items():
+        seeds = results.seeds(name, "draws")
+        models = results.files.get("draws-masking", {}).get("models", {})
+        ratios = [m["masking"]["ratio"] for n, m in models.items() if n.partition(".")[0] == name]
+        reads: tuple[Callable[[Json], float], ...] = (lambda r: float(r["clean"]["error"]), fgsm, r_fgsm, worst, mean)
+        cells = (spread([read(row) for row in seeds]) for read in reads)
+        rows.append((title, str(len(seeds)), *cells, spread([r for r in ratios if r is not None])))
+    columns = ("static perturbations", "seeds", "clean", "FGSM", "R+FGSM", "worst black-box", "mean black-box", "ratio")
+    return table(columns, rows)
+
+
+def rounding(results: Results) -> str:
+    """Both forms of the loss on the same undefended nets, and what float32 loses."""
+    rows = []
+    for architecture in ARCHITECTURES:
+        name = f"holdout-{architecture}"
+        margin, ce = results.target(name, "rounding"), results.target(name, "rounding-ce")
+        lost, by_ce = results.model(name, "rounding-signs"), results.model(name, "rounding-ratio-ce")
+        signs = (lost or {}).get("rounding") or {}
+        ratio = ((lost or {}).get("masking") or {}).get("ratio")
+        ratio_ce = ((by_ce or {}).get("masking") or {}).get("ratio")
+        pair = (margin, ce)
+        rows.append(
+            (
+                architecture,
+                percent(signs.get("wrong_ce")),
+                percent(signs.get("lost_ce")),
+                percent(signs.get("wrong_margin"), 3),
+                *(rate(row and row["white_box"]["fgsm"]) for row in pair),
+                *(rate(row and row["white_box"]["r-fgsm"]) for row in pair),
+                *(percent(row and mean(row)) for row in pair),
+                f"{percent(ratio, 0)}, {percent(ratio_ce, 0)}",
+            )
+        )
+    columns = ("net", "signs wrong by `ce`", "gradients lost by `ce`", "signs wrong by `margin`", "FGSM, `margin`")
+    columns += ("FGSM, `ce`", "R+FGSM, `margin`", "R+FGSM, `ce`", "transferred FGSM, `margin`")
+    return table((*columns, "transferred FGSM, `ce`", "ratio, `margin` and `ce`"), rows)
+
+
+def trained_on_rounded(results: Results) -> str:
+    """What becomes of a model that is trained on static perturbations computed from cross-entropy."""
+    rows = []
+    for name, title in (("stepped4", "`margin`"), ("stepped4-ce", "`ce`")):
+        seeds = results.seeds(name, "rounding-trained")
+        reads: tuple[Callable[[Json], float], ...] = (lambda r: float(r["clean"]["error"]), fgsm, r_fgsm, worst, mean)
+        rows.append((title, str(len(seeds)), *(spread([read(row) for row in seeds]) for read in reads)))
+    return table(("stored directions from", "seeds", "clean", "FGSM", "R+FGSM", "worst black-box", "mean"), rows)
+
+
+def judged(greater: Sequence[float], smaller: Sequence[float], n: int) -> str:
+    """Whether ``greater`` is greater: Welch's t over seeds; over images (two proportions) where a side has one seed."""
+    if not greater or not smaller:
+        return "not measured"
+    one, other = (math.fsum(values) / len(values) for values in (greater, smaller))
+    if min(len(greater), len(smaller)) > 1:
+        p = float(stats.ttest_ind(greater, smaller, equal_var=False).pvalue)
+        how = f"Welch p = {p:.2g}"
+    else:
+        pooled = (one + other) / 2
+        z = (one - other) / math.sqrt(max(2 * pooled * (1 - pooled) / n, 1e-12))
+        p = float(2 * stats.norm.sf(abs(z)))
+        how = f"one seed, over images p = {p:.2g}"
+    verdict = "not resolved" if p > ALPHA else "**holds**" if one > other else "**does not hold**"
+    return f"{verdict} ({spread(greater)} against {spread(smaller)}; {how})"
+
+
+def claims(results: Results) -> str:
+    """The claims of Appendix C.2 on Tables 7 and 8, architecture by architecture."""
+    columns: tuple[str, ...] = ("claim", *ARCHITECTURES)
+
+    def seeds(architecture: str, kind: str) -> list[Json]:
+        return results.seeds(f"{architecture}-{kind}", f"table8-{architecture}", "claims")
+
+    def row(title: str, left: tuple[str, Callable[[Json], float]], right: tuple[str, Callable[[Json], float]]) -> Any:
+        cells = []
+        for architecture in ARCHITECTURES:
+            one, other = ([read(s) for s in seeds(architecture, kind)] for kind, read in (left, right))
+            cells.append(judged(one, other, 10_000))
+        return (title, *cells)
+
+    return table(
+        columns,
+        (
+            row("adversarially trained: black-box above white-box FGSM", ("adv", worst), ("adv", fgsm)),
+            row("adversarially trained: R+FGSM above FGSM", ("adv", r_fgsm), ("adv", fgsm)),
+            row("one static model lowers the worst black-box error", ("adv", worst), ("adv-ens", worst)),
+            row("three static models lower it", ("adv", worst), ("adv-ens3", worst)),
+            row("three are better than one", ("adv-ens", worst), ("adv-ens3", worst)),
+            row("three lower the mean black-box error", ("adv", mean), ("adv-ens3", mean)),
+        ),
+    )
+
+
+def missing(results: Results) -> str:
+    """Which models of the paper were not measured yet."""
+    absent = [
+        f"{architecture}-{kind}"
+        for architecture in ARCHITECTURES
+        for kind in KINDS
+        if not results.seeds(f"{architecture}-{kind}", f"table8-{architecture}", "claims")
+    ]
+    return ", ".join(absent) or "none"
+
+
+def page(results: Results, paper: Json) -> str:
+    """The page."""
+    seconds = results.run["seconds"]
+    times = ((name, f"{value:,}") for name, value in sorted(seconds.items()))
+    text = (HERE / "template.md").read_text()
+    parts = {
+        "table6": table6(results, paper),
+        "table7": table7(results, paper, "table7"),
+        "table7_ce": table7(results, paper, "table7-ce"),
+        "table8": table8(results, paper),
+        "claims": claims(results),
+        "draws": draws(results),
+        "rounding": rounding(results),
+        "rounding_trained": trained_on_rounded(results),
+        "missing": missing(results),
+        "machine": results.run["machine"],
+        "times": table(("stage", "seconds"), times),
+    }
+    for name, part in parts.items():
+        text = text.replace("{{" + name + "}}", part)
+    return text
+
+
+def main() -> None:
+    """Collect, or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--collect", type=Path, help="the output folder of a run of the recipes")
+    arguments = parser.parse_args()
+    if arguments.collect:
+        collect(arguments.collect, HERE / "data")
+    paper = json.loads((HERE / "paper.json").read_text())
+    (HERE / "README.md").write_text(page(Results(HERE / "data"), paper))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The page of results is what its data make it, and its judgements follow from the numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "docs" / "results"
+pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="installed without the repository around it")
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_what_the_data_make_it(build):
+    paper = json.loads((FOLDER / "paper.json").read_text())
+    assert (FOLDER / "README.md").read_text() == build.page(build.Results(FOLDER / "data"), paper)
+    assert "{{" not in (FOLDER / "README.md").read_text()
+
+
+def rate(errors: int) -> dict[str, float]:
+    return {"errors": errors, "n": 100, "error": errors / 100, "low": 0.0, "high": 1.0}
+
+
+def measured(fgsm: int, *black: int) -> dict[str, object]:
+    worst = max(black)
+    return {
+        "clean": rate(1),
+        "white_box": {"fgsm": rate(fgsm), "r-fgsm": rate(2 * fgsm)},
+        "black_box": {"s": {f"a{i}": rate(errors) for i, errors in enumerate(black)}},
+        "worst_black_box": {"source": "s", "attack": "a0", **rate(worst)},
+        "mean_black_box": sum(black) / len(black) / 100,
+    }
+
+
+def test_seeds_of_one_name_are_gathered_and_others_are_not(build, tmp_path):
+    targets = {name: measured(10, 20) for name in ("D-adv", "D-adv.7", "D-adv.8", "D-adv-ens", "D-adv.x", "E-adv")}
+    (tmp_path / "table8-D.json").write_text(json.dumps({"targets": targets}))
+    results = build.Results(tmp_path)
+    assert len(results.seeds("D-adv", "table8-D")) == 3
+    assert len(results.seeds("D-adv-ens", "table8-D", "absent")) == 1
+    assert results.seeds("C-adv", "table8-D") == []
+    assert results.run["machine"] == "–"
+
+
+def test_tables_hold_our_values_beside_the_printed_ones(build, tmp_path):
+    (tmp_path / "table8-D.json").write_text(json.dumps({"targets": {"D-adv": measured(10, 20, 40)}}))
+    paper = json.loads((FOLDER / "paper.json").read_text())
+    rows = build.table8(build.Results(tmp_path), paper).splitlines()
+    assert rows[2 + 3 * 3] == "| D-adv | 1 | 1.0 (2.6) | 10.0 (25.5) | 40.0 (32.5) | 30.0 (23.5) | 20.0 |"
+    assert rows[2].startswith("| A-adv | 0 | – (0.8) | – (2.2) |")
+    assert "D-adv-ens" in build.missing(build.Results(tmp_path))
+    assert "D-adv," not in build.missing(build.Results(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("greater", "smaller", "verdict"),
+    [
+        ([0.30, 0.31, 0.32], [0.20, 0.21, 0.22], "**holds** (31.0 ± 2.5 against 21.0 ± 2.5; Welch p = 0.00026)"),
+        ([0.20, 0.21, 0.22], [0.30, 0.31, 0.32], "**does not hold**"),
+        ([0.20, 0.30, 0.40], [0.22, 0.31, 0.35], "not resolved"),
+        ([0.30], [0.20, 0.21, 0.22], "**holds** (30.0 against 21.0 ± 2.5; one seed, over images p = "),
+        ([0.300], [0.295], "not resolved (30.0 against 29.5; one seed, over images p = 0.44)"),
+        ([], [0.2], "not measured"),
+    ],
+)
+def test_a_claim_is_judged_by_seeds_where_there_are_several_and_else_by_images(build, greater, smaller, verdict):
+    assert build.judged(greater, smaller, 10_000).startswith(verdict)
+
+
+def test_collecting_keeps_what_is_there_and_drops_surfaces(build, tmp_path):
+    for name in ("results", "state", "data"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "data" / "old.json").write_text("{}")
+    (tmp_path / "data" / "run.json").write_text('{"seconds": {"old": 5}, "machine": "x"}')
+    (tmp_path / "results" / "d.json").write_text('{"models": {"m": {"masking": {"ratio": 0.5}, "surface": [1]}}}')
+    (tmp_path / "state" / "d.json").write_text('{"seconds": 7.6}')
+    (tmp_path / "state" / "recipe.json").write_text('{"recipe": "r"}')
+    build.collect(tmp_path, tmp_path / "data")
+    results = build.Results(tmp_path / "data")
+    assert results.run["seconds"] == {"old": 5, "d": 8}
+    assert results.model("m", "d") == {"masking": {"ratio": 0.5}, "surface": None}
+    assert set(results.files) == {"old", "d"}

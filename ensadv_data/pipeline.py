@@ -222,7 +222,10 @@ def _precompute(plan: _Plan, stage: Stage) -> None:
     if not isinstance(spec, PrecomputeSpec):
         raise TypeError(stage.name)
     models = {name: _reference(plan, ref) for name, ref in spec.models.items()}
-    precompute_store(spec.model_copy(update={"models": models}), plan.recipe.data, plan.path(stage), workers=plan.jobs)
+    data = plan.recipe.data
+    if spec.split == "test":  # the recipe's limit is about training images
+        data = data.model_copy(update={"limit": None})
+    precompute_store(spec.model_copy(update={"models": models}), data, plan.path(stage), workers=plan.jobs)
 
 
 def _evaluate(plan: _Plan, stage: Stage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -77,6 +78,16 @@ def test_tables_hold_our_values_beside_the_printed_ones(build, tmp_path):
 )
 def test_a_claim_is_judged_by_seeds_where_there_are_several_and_else_by_images(build, greater, smaller, verdict):
     assert build.judged(greater, smaller, 10_000).startswith(verdict)
+
+
+def test_a_command_is_timed_and_weighed(build, tmp_path):
+    (tmp_path / "run.json").write_text('{"seconds": {}, "machine": "x"}')
+    build.measure([sys.executable, "-c", "print(len(bytes(50_000_000)))", "a=/b/c.d"], tmp_path)
+    (words, found), *_ = json.loads((tmp_path / "run.json").read_text())["commands"].items()
+    assert words.endswith("-c print(len(bytes(50_000_000))) a=c.d")
+    assert "/" not in words
+    assert found["peak MiB"] > 47
+    assert found["seconds"] < 60
 
 
 def test_collecting_keeps_what_is_there_and_drops_surfaces(build, tmp_path):

@@ -2,6 +2,7 @@
 
     python docs/results/build.py --collect mnist-paper     results and times of a run → docs/results/data
     python docs/results/build.py                           docs/results/data → docs/results/README.md
+    python docs/results/build.py --measure COMMAND …       run a command; note its time and its peak of memory
 
 The page says nothing that is not computed from the files in data/ and from paper.json, which has the values that the
 paper prints. What was not measured yet is a dash, and is listed with what it costs.
@@ -14,6 +15,9 @@ import json
 import math
 import os
 import platform
+import resource
+import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +45,20 @@ def collect(run: Path, into: Path) -> None:
             told["seconds"][path.stem] = round(state["seconds"])
     told["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread a stage"
     about.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+
+
+def measure(command: Sequence[str], into: Path) -> None:
+    """Run a command, and note its seconds and the most memory that it or a process of its took."""
+    began = time.perf_counter()
+    subprocess.run(command, check=True)
+    seconds = round(time.perf_counter() - began)
+    peak = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+    path = into / "run.json"
+    about = json.loads(path.read_text())
+    parts = (word.rpartition("=") for word in command)
+    words = " ".join(f"{key}{equals}{Path(value).name if '/' in value else value}" for key, equals, value in parts)
+    about.setdefault("commands", {})[words] = {"seconds": seconds, "peak MiB": peak}
+    path.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
 
 
 def thin(result: Json) -> Json:
@@ -172,7 +190,7 @@ def table8(results: Results, paper: Json) -> str:
     rows = []
     for architecture in ARCHITECTURES:
         for kind in KINDS:
-            seeds = results.seeds(f"{architecture}-{kind}", f"table8-{architecture}", "claims")
+            seeds = defended(results, architecture, kind)
             printed = paper["table8"][f"{architecture}_{kind}"]
             ours = (
                 spread([float(read(row)) for row in seeds])
@@ -185,7 +203,7 @@ def table8(results: Results, paper: Json) -> str:
 
 
 DRAWS = {
-    "none": "no static model (standard adversarial training)",
+    "D-adv": "no static model (standard adversarial training)",
     "online-eval": "gradients online, evaluation mode",
     "online-train": "gradients online, dropout active",
     "online-stepped": "R+ gradients online, α = 0.1",
@@ -195,7 +213,7 @@ DRAWS = {
     "dropout8": "8 stored draws, dropout active",
     "dropout16": "16 stored draws, dropout active",
     "stepped1": "1 stored R+ draw, α = 0.1, fresh step",
-    "stepped4": "4 stored R+ draws, α = 0.1, fresh step",
+    "D-adv-ens3": "4 stored R+ draws, α = 0.1, fresh step",
     "stepped8": "8 stored R+ draws, α = 0.1, fresh step",
     "stepped4-stored": "4 stored R+ draws, α = 0.1, stored step",
     "stepped4-05": "4 stored R+ draws, α = 0.05, fresh step",
@@ -248,21 +266,26 @@ def rounding(results: Results) -> str:
 def trained_on_rounded(results: Results) -> str:
     """What becomes of a model that is trained on static perturbations computed from cross-entropy."""
     rows = []
-    for name, title in (("stepped4", "`margin`"), ("stepped4-ce", "`ce`")):
+    for name, title in (("D-adv-ens3", "`margin`"), ("stepped4-ce", "`ce`")):
         seeds = results.seeds(name, "rounding-trained")
         reads: tuple[Callable[[Json], float], ...] = (lambda r: float(r["clean"]["error"]), fgsm, r_fgsm, worst, mean)
         rows.append((title, str(len(seeds)), *(spread([read(row) for row in seeds]) for read in reads)))
     return table(("stored directions from", "seeds", "clean", "FGSM", "R+FGSM", "worst black-box", "mean"), rows)
 
 
-def judged(greater: Sequence[float], smaller: Sequence[float], n: int) -> str:
-    """Whether ``greater`` is greater: Welch's t over seeds; over images (two proportions) where a side has one seed."""
+def judged(greater: Sequence[float], smaller: Sequence[float], n: int = 10_000) -> str:
+    """Whether ``greater`` is greater: Welch's t over seeds; where a side has one seed, two proportions of n images.
+
+    With n = 0 the values are no proportions, and one seed decides nothing.
+    """
     if not greater or not smaller:
         return "not measured"
     one, other = (math.fsum(values) / len(values) for values in (greater, smaller))
     if min(len(greater), len(smaller)) > 1:
         p = float(stats.ttest_ind(greater, smaller, equal_var=False).pvalue)
         how = f"Welch p = {p:.2g}"
+    elif n == 0:
+        return f"not resolved ({spread(greater)} against {spread(smaller)}; one seed)"
     else:
         pooled = (one + other) / 2
         z = (one - other) / math.sqrt(max(2 * pooled * (1 - pooled) / n, 1e-12))
@@ -274,20 +297,16 @@ def judged(greater: Sequence[float], smaller: Sequence[float], n: int) -> str:
 
 def claims(results: Results) -> str:
     """The claims of Appendix C.2 on Tables 7 and 8, architecture by architecture."""
-    columns: tuple[str, ...] = ("claim", *ARCHITECTURES)
-
-    def seeds(architecture: str, kind: str) -> list[Json]:
-        return results.seeds(f"{architecture}-{kind}", f"table8-{architecture}", "claims")
 
     def row(title: str, left: tuple[str, Callable[[Json], float]], right: tuple[str, Callable[[Json], float]]) -> Any:
         cells = []
         for architecture in ARCHITECTURES:
-            one, other = ([read(s) for s in seeds(architecture, kind)] for kind, read in (left, right))
-            cells.append(judged(one, other, 10_000))
+            one, other = ([read(s) for s in defended(results, architecture, kind)] for kind, read in (left, right))
+            cells.append(judged(one, other))
         return (title, *cells)
 
     return table(
-        columns,
+        ("claim", *ARCHITECTURES),
         (
             row("adversarially trained: black-box above white-box FGSM", ("adv", worst), ("adv", fgsm)),
             row("adversarially trained: R+FGSM above FGSM", ("adv", r_fgsm), ("adv", fgsm)),
@@ -295,8 +314,47 @@ def claims(results: Results) -> str:
             row("three static models lower it", ("adv", worst), ("adv-ens3", worst)),
             row("three are better than one", ("adv-ens", worst), ("adv-ens3", worst)),
             row("three lower the mean black-box error", ("adv", mean), ("adv-ens3", mean)),
+            ("adversarial training lowers the approximation ratio", *(lowered(results, a) for a in ARCHITECTURES)),
         ),
     )
+
+
+def input_dropout(results: Results) -> str:
+    """The anomaly of architecture B: what its input dropout does, against B* that has none."""
+    with_it, without = defended(results, "B", "adv"), defended(results, "B*", "adv")
+    rows = [
+        ("R+FGSM above FGSM without input dropout (B*)", judged(*([f(s) for s in without] for f in (r_fgsm, fgsm)))),
+        ("FGSM above R+FGSM with it (B)", judged(*([f(s) for s in with_it] for f in (fgsm, r_fgsm)))),
+        (
+            "the worst black-box error is higher without it",
+            judged(*([worst(s) for s in g] for g in (without, with_it))),
+        ),
+        ("the approximation ratio is higher with it", judged(ratios(results, "B-adv"), ratios(results, "B*-adv"), 0)),
+    ]
+    return table(("claim", "B and B*"), rows)
+
+
+def defended(results: Results, architecture: str, kind: str) -> list[Json]:
+    """The measurements of a defended model, for all its seeds."""
+    stage = architecture.rstrip("*")
+    return results.seeds(f"{architecture}-{kind}", f"table8-{stage}", f"claims-{stage}")
+
+
+def ratios(results: Results, *names: str) -> list[float]:
+    """Approximation ratios of models and of their other seeds."""
+    stages = [stage for stage in results.files if stage.startswith("claims-ratio")]
+    found = {n: m for stage in stages for n, m in results.files[stage]["models"].items()}
+    return [
+        float(m["masking"]["ratio"])
+        for n, m in found.items()
+        if any(n == name or (n.startswith(f"{name}.") and n[len(name) + 1 :].isdigit()) for name in names)
+    ]
+
+
+def lowered(results: Results, architecture: str) -> str:
+    """Whether FGSM comes less close to the iterative attack on adversarially trained models than on standard ones."""
+    standard = ratios(results, f"static-{architecture}", f"holdout-{architecture}")
+    return judged(standard, ratios(results, f"{architecture}-adv"), 0)
 
 
 def missing(results: Results) -> str:
@@ -305,7 +363,7 @@ def missing(results: Results) -> str:
         f"{architecture}-{kind}"
         for architecture in ARCHITECTURES
         for kind in KINDS
-        if not results.seeds(f"{architecture}-{kind}", f"table8-{architecture}", "claims")
+        if not defended(results, architecture, kind)
     ]
     return ", ".join(absent) or "none"
 
@@ -314,6 +372,7 @@ def page(results: Results, paper: Json) -> str:
     """The page."""
     seconds = results.run["seconds"]
     times = ((name, f"{value:,}") for name, value in sorted(seconds.items()))
+    commands = results.run.get("commands", {})
     text = (HERE / "template.md").read_text()
     parts = {
         "table6": table6(results, paper),
@@ -321,12 +380,17 @@ def page(results: Results, paper: Json) -> str:
         "table7_ce": table7(results, paper, "table7-ce"),
         "table8": table8(results, paper),
         "claims": claims(results),
+        "input_dropout": input_dropout(results),
         "draws": draws(results),
         "rounding": rounding(results),
         "rounding_trained": trained_on_rounded(results),
         "missing": missing(results),
         "machine": results.run["machine"],
         "times": table(("stage", "seconds"), times),
+        "commands": table(
+            ("command", "seconds", "peak of memory, MiB"),
+            ((f"`{words}`", str(m["seconds"]), f"{m['peak MiB']:,}") for words, m in commands.items()),
+        ),
     }
     for name, part in parts.items():
         text = text.replace("{{" + name + "}}", part)
@@ -337,7 +401,10 @@ def main() -> None:
     """Collect, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collect", type=Path, help="the output folder of a run of the recipes")
+    parser.add_argument("--measure", nargs=argparse.REMAINDER, help="a command to run, time and weigh")
     arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure, HERE / "data")
     if arguments.collect:
         collect(arguments.collect, HERE / "data")
     paper = json.loads((HERE / "paper.json").read_text())

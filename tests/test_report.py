@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import json
 import re
 import struct
@@ -40,6 +41,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.words: list[str] = []
+        self.script = ""
         self.feed(html)
         self.close()
         assert self.open == []
@@ -58,7 +60,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if "script" in self.open:
+            self.script += data
+        elif "style" not in self.open:
             self.words.append(data)
 
     @property
@@ -212,7 +216,7 @@ def test_the_page_is_whole_offline_and_small(written: Path) -> None:
     found = Page(text)
     assert text.lstrip().startswith("<!DOCTYPE html>")
     for tag, attributes in found.tags:
-        assert tag not in {"script", "link", "iframe", "object", "foreignobject"}
+        assert tag not in {"link", "iframe", "object", "foreignobject"}
         for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
             assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,"))
         assert not any(name.startswith("on") for name in attributes)
@@ -221,6 +225,99 @@ def test_the_page_is_whole_offline_and_small(written: Path) -> None:
     ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert len(text) < 250_000
+
+
+def test_the_policy_lets_only_the_page_s_own_script_run(written: Path) -> None:
+    found = page_of(written)
+    assert [attributes for tag, attributes in found.tags if tag == "script"] == [{}]
+    digest = base64.b64encode(hashlib.sha256(found.script.encode()).digest()).decode()
+    (policy,) = (attributes["content"] for tag, attributes in found.tags if "http-equiv" in attributes)
+    assert f"script-src 'sha256-{digest}'" in (policy or "")
+    assert (policy or "").startswith("default-src 'none';")
+
+
+def test_the_cells_of_a_sortable_table_give_what_is_sorted_by(written: Path) -> None:
+    html = written.read_text(encoding="utf-8")
+    tables = re.findall(r'<table class="sortable[^>]*>(.*?)</table>', html, re.DOTALL)
+    assert len(tables) == 4  # targets, transfer, steps by source, stores
+    for table in tables:
+        rows = re.findall(r"<tr>(.*?)</tr>", table.partition("<tbody>")[2], re.DOTALL)
+        cells = [re.findall(r"<t[hd]([^>]*)>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+        assert len({len(row) for row in cells}) == 1
+        for column in zip(*cells, strict=True):
+            values = [re.search(r'data-value="([^"]*)"', attributes) for attributes, _ in column]
+            dashes = ["none" in text for _, text in column]
+            if any(values):
+                assert [value is None for value in values] == dashes
+                assert all(np.isfinite(float(value[1])) for value in values if value)
+    summary = re.findall(r'data-value="([^"]*)"', tables[0])
+    assert summary[:4] == ["0.013", "0.105", "0.321", "0.433"]
+    assert re.findall(r'data-column="(\d)">([^<]*)', tables[0]) == [
+        ("2", "fgsm"),
+        ("3", "r-fgsm"),
+        ("4", "worst"),
+        ("5", "mean"),
+        ("6", "any"),
+    ]
+
+
+def test_a_target_s_column_of_the_transfer_matrix_is_coloured_by_its_errors(written: Path) -> None:
+    html = written.read_text(encoding="utf-8")
+    (matrix,) = re.findall(r'<table class="sortable heat">(.*?)</table>', html, re.DOTALL)
+    assert re.findall(r'<th scope="row">(\w+)<small>([^<]*)', matrix) == [
+        (source, attack) for source in ("B", "D") for attack in ("fgsm", "i-fgsm")
+    ]
+    shares = [float(share) for share in re.findall(r"--share: ([0-9.]+)", matrix)]
+    assert shares == [0.412, 0.218, 0.289, 0.433, 0.091, 0.301, 0.207, 0.074, 0.216, 0.066]
+    assert matrix.count("–</span>") == 2  # D was not transferred to the last target
+    assert "A dash: not transferred" in html
+
+
+def luminance(colour: np.ndarray[Any, Any]) -> float:
+    """Relative luminance of sRGB in [0, 255], as WCAG 2.2 defines it."""
+    share = colour / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(one: np.ndarray[Any, Any], two: np.ndarray[Any, Any]) -> float:
+    dark, light = sorted((luminance(one), luminance(two)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_text_can_be_read_in_light_dark_and_print_and_on_every_heat(written: Path) -> None:
+    schemes = re.findall(r":root \{ (--ink.*?) \}", written.read_text(encoding="utf-8"))
+    assert len(schemes) == 3
+    for scheme in schemes:
+        values = dict(re.findall(r"--(\w+): ([^;]+);", scheme))
+        colour = {
+            name: np.array([int(value[i : i + 2], 16) for i in (1, 3, 5)], float)
+            for name, value in values.items()
+            if value.startswith("#")
+        }
+        for name in ("ink", "soft", "one", "two"):
+            assert contrast(colour[name], colour["page"]) >= 4.5
+        heat = np.array(values["heat"].split(), float)
+        strengths = float(values["most"]) * np.linspace(0, 1, 101)
+        grounds = [colour["page"] + strength * (heat - colour["page"]) for strength in strengths]
+        assert min(contrast(colour["ink"], ground) for ground in grounds) >= 4.5
+        distances = [np.abs(ground - colour["page"]).sum() for ground in grounds]
+        assert np.all(np.diff(distances) > 0)  # the larger the error, the stronger the colour
+
+
+def test_a_large_report_is_at_most_3_mb(tmp_path: Path) -> None:
+    data = images_of(20, shape=(3, 64, 64))
+    names = [f"target {number}" for number in range(12)]
+    black = {f"holdout {letter}": {f"attack {number}": 500 for number in range(6)} for letter in "ABCDEF"}
+    result = write_result(tmp_path / "r.json", tuple(target(name, 300, black) for name in names))
+    logs = [
+        write_log(tmp_path / f"{name}.jsonl", *(summary(epoch, {"online": (9, 1.0, 2.0)}) for epoch in range(200)))
+        for name in names[:2]
+    ]
+    stores = 4 * [write_store(tmp_path / "store", data)]
+    out = write_report(tmp_path / "out.html", title="t", results=[result], logs=logs, stores=stores, data=data)
+    assert out.read_text(encoding="utf-8").count('class="strip"') == 1 + 2 * 12
+    assert out.stat().st_size <= 3_000_000
 
 
 def test_the_page_has_every_figure(written: Path) -> None:
@@ -291,7 +388,8 @@ def test_text_is_escaped_and_never_read_as_code(tmp_path: Path) -> None:
     )
     found = page_of(out)
     assert found.text.count(" ".join(HOSTILE.split())) >= 7
-    assert not any(tag == "script" for tag, _ in found.tags)
+    assert [attributes for tag, attributes in found.tags if tag == "script"] == [{}]
+    assert found.script == page_of(write_report(tmp_path / "empty.html", title="t")).script
 
 
 def test_equal_input_gives_equal_bytes(inputs: dict[str, Any], written: Path, tmp_path: Path) -> None:

@@ -96,10 +96,10 @@ def test_the_page_has_every_figure(tmp_path):
     assert "<b>50.0</b>" in html  # two of four points: all 4 of order 4
     assert "image 7, class 3, ±0.3" in html
     assert "loss 0 to 8" in html
-    assert "<td>50.0%</td>" in html  # the discrepancy
+    assert '<td data-value="0.5">50.0%</td>' in html  # the discrepancy
     assert "No evaluation was given" not in html
     assert "digits/test" in html
-    assert "<script" not in html
+    assert html.count("<script") == 1
     assert "https://" not in html
     assert "http://" not in html.replace("http://www.w3.org", "")
 
@@ -129,7 +129,7 @@ def test_only_what_was_measured_has_a_section(tmp_path):
 
 def test_names_are_text(tmp_path):
     html = report(tmp_path, content(**{HOSTILE: finding(HOSTILE)}))
-    assert "<script" not in html
+    assert html.count("<script") == 1
     assert html.count("R&amp;D &lt;script&gt;") >= 4
     assert "{{ 7*7 }}" in html
 

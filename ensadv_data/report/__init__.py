@@ -40,7 +40,7 @@ def write_report(
     Parameters
     ----------
     out
-        The HTML file. It needs no network, no script and no other file.
+        The HTML file. It needs no network and no other file, and without script only the sorting of columns is missing.
     title
         Heading of the page, as plain text.
     results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
 import struct
 import warnings
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from ensadv_data.data import Dataset, digest_examples
 from ensadv_data.errors import InputError
-from ensadv_data.report.inputs import Curve, Result, Run
+from ensadv_data.report.inputs import Curve, Rate, Result, Run, Target
 from ensadv_data.store import Store, perturb_images
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _VARIABLES = {_INK: "var(--ink)", _RULE: "var(--rule)", _ONE: "var(--one)", _TWO
 _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: smaller, and can be selected and read aloud
     "text.parse_math": False,  # names come from users; a dollar sign is a dollar sign
-    "font.size": 12,
+    "font.size": 13,  # a phone shows the widest chart at three quarters
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "axes.edgecolor": _RULE,
@@ -59,19 +60,20 @@ _STRIPS = 12  # sources and attacks shown
 def draw_errors(result: Result, *, salt: str) -> str:
     """White-box FGSM beside the worst black-box error of each target, with 95% intervals, as SVG."""
     count = len(result.targets)
-    with _drawing(salt, 560, 46 * count + 58) as (axes, finish):
+    highest = max((rate.high for target in result.targets for rate in _compared(target) if rate), default=1.0)
+    with _drawing(salt, 480, 46 * count + 58) as (axes, finish):
         for row, target in enumerate(result.targets):
-            pair = ((target.fgsm, -0.16, _ONE, "o"), (target.worst and target.worst[2], 0.16, _TWO, "s"))
-            for rate, offset, colour, marker in pair:
+            styles = ((-0.16, _ONE, "o"), (0.16, _TWO, "s"))
+            for rate, (offset, colour, marker) in zip(_compared(target), styles, strict=True):
                 if rate is None:
                     continue
                 reach = [[max(0.0, 100 * (rate.error - rate.low))], [max(0.0, 100 * (rate.high - rate.error))]]
                 axes.errorbar(
-                    [100 * rate.error], [row + offset], xerr=reach, fmt=marker, color=colour, capsize=4, markersize=6
+                    [100 * rate.error], [row + offset], xerr=reach, fmt=marker, color=colour, capsize=4, markersize=5
                 )
         axes.set_yticks(range(count), [_shortened(target.name) for target in result.targets])
         axes.set_ylim(count - 0.5, -0.5)
-        axes.set_xlim(0, 100)
+        axes.set_xlim(0, min(100, 10 * math.floor(10 * highest + 1)))
         axes.set_xlabel("error, %, with 95% interval")
         axes.grid(axis="x", linewidth=0.6)
         axes.tick_params(axis="y", length=0)
@@ -79,9 +81,9 @@ def draw_errors(result: Result, *, salt: str) -> str:
 
 
 def draw_curves(curves: Mapping[str, Sequence[float]], *, across: str, up: str, label: str, salt: str) -> str:
-    """Shares in [0, 1] over 1, 2, 3, …, a line each with its name at its end, as SVG."""
+    """Shares in [0, 1] over 1, 2, 3, …, a line each, with their names above, as SVG."""
     styles = ((_ONE, "-"), (_TWO, "--"), (_INK, ":"), (_INK, "-."))
-    with _drawing(salt, 420, 240) as (axes, finish):
+    with _drawing(salt, 420, 250) as (axes, finish):
         for number, (name, values) in enumerate(curves.items()):
             colour, line = styles[number % len(styles)]
             axes.step(range(1, len(values) + 1), values, line, color=colour, where="mid", linewidth=1.6, label=name)
@@ -90,7 +92,7 @@ def draw_curves(curves: Mapping[str, Sequence[float]], *, across: str, up: str, 
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         axes.grid(axis="y", linewidth=0.6)
-        axes.legend(frameon=False, fontsize=11)
+        axes.legend(frameon=False, fontsize=12, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
         return finish(label)
 
 
@@ -208,6 +210,11 @@ def _strip(values_BCHW: npt.NDArray[np.floating[Any]]) -> list[dict[str, Any]]:
     return [
         {"uri": f"data:image/png;base64,{code}", "width": large.shape[2], "height": large.shape[1]} for code in codes
     ]
+
+
+def _compared(target: Target) -> tuple[Rate | None, Rate | None]:
+    """White-box FGSM and the worst transferred attack."""
+    return target.fgsm, target.worst and target.worst[2]
 
 
 def _values(curve: Curve) -> list[float]:

@@ -162,6 +162,7 @@ def describe_diagnosis(diagnosis: Diagnosis, *, salt: str) -> dict[str, Any]:
             for number, model in enumerate(models)
             if model.cone
         ],
+        "scale": picture_of(np.linspace(0, 1, 64)[None]),
         "surfaces": [
             {
                 "model": model.name,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 from collections.abc import Sequence
 from importlib import resources
@@ -54,22 +56,19 @@ def judge_target(target: Target) -> str:
 def describe_result(result: Result, *, chart: str) -> dict[str, Any]:
     """Tables of one evaluation for the template; ``chart`` is SVG."""
     attacks = list(dict.fromkeys(attack for target in result.targets for attack in target.white_box))
+    sources = dict.fromkeys((*result.sources, *(source for t in result.targets for source in t.black_box)))
     transferred = list(dict.fromkeys(a for t in result.targets for by in t.black_box.values() for a in by))
+    pairs = [
+        (source, attack, [target.black_box.get(source, {}).get(attack) for target in result.targets])
+        for source in sources
+        for attack in transferred
+    ]
     return {
         "result": result,
         "white_box": attacks,
-        "transferred": transferred,
-        "rows": [
-            {
-                "target": target,
-                "sources": [
-                    (source, [target.black_box.get(source, {}).get(attack) for attack in transferred])
-                    for source in dict.fromkeys((*result.sources, *target.black_box))
-                ],
-                "verdict": judge_target(target),
-            }
-            for target in result.targets
-        ],
+        "rows": [{"target": target, "verdict": judge_target(target)} for target in result.targets],
+        "pairs": pairs,
+        "has_gaps": any(None in rates for _, _, rates in pairs),
         "chart": chart,
     }
 
@@ -141,12 +140,18 @@ def render_page(**content: Any) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = _percent
     environment.filters["duration"] = _duration
+    environment.filters["digest"] = _digest
     template = resources.files("ensadv_data").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(version=version("ensadv-data"), **content)
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
+
+
+def _digest(script: str) -> str:
+    """What a page's policy names a script by, so that no other runs."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
 def _duration(seconds: float) -> str:

@@ -25,7 +25,7 @@ check: $(DEV_STAMP) ## lint, formatting and types
 	$(BIN)/mypy
 
 test: $(DEV_STAMP) ## all tests, with branch coverage
-	$(BIN)/python -m pytest -q --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 bench: $(DEV_STAMP) ## paired measurements on this machine
 	$(BIN)/python benchmarks/run.py

@@ -320,7 +320,7 @@ DIAGNOSE = ("diagnose", *LIMIT, "--model", "a.safetensors")
         ),
         ((*TRAIN, "--data", "minst"), "unknown data set 'minst'; known: mnist-mini, mnist, fashion-mnist"),
         ((*EVALUATE, "--suite", "papers"), "unknown suite 'papers'; known: single-step, paper"),
-        (("run", "mnist-dmeo"), "unknown recipe 'mnist-dmeo'; known: mnist-c1, mnist-demo, mnist-models, mnist-table6"),
+        (("run", "mnist-dmeo"), "unknown recipe 'mnist-dmeo'; known: fashion-mnist, mnist-c1, mnist-claims, mnist-demo"),
         (("run", "mnist-demo", "--until", "repot", "--out", "never"), "unknown stage 'repot'; known: static-B"),
         (("run", "here.toml"), "expected a recipe at here.toml, found no file"),
         (("fetch", "cifar"), "unknown data set 'cifar'; known: "),
@@ -528,7 +528,7 @@ def test_store_of_other_images_is_refused(refused, made, tmp_path, monkeypatch):
     module = import_module("ensadv_data.precompute")
     images, labels = open_dataset("mnist-mini", "train").read(np.arange(99, -1, -1))
     turned = ArrayDataset(images, labels, name="mnist-mini", split="train", classes=10)
-    monkeypatch.setattr(module, "_dataset", lambda _: turned)
+    monkeypatch.setattr(module, "_dataset", lambda *_: turned)
     spec = PrecomputeSpec(models={"a": str(made / "a.safetensors")}, attacks=("fgsm",))
     module.precompute_store(spec, DataSpec(data="mnist-mini"), tmp_path / "store", workers=0)
     out = tmp_path / "x.safetensors"

@@ -320,7 +320,7 @@ DIAGNOSE = ("diagnose", *LIMIT, "--model", "a.safetensors")
         ),
         ((*TRAIN, "--data", "minst"), "unknown data set 'minst'; known: mnist-mini, mnist, fashion-mnist"),
         ((*EVALUATE, "--suite", "papers"), "unknown suite 'papers'; known: single-step, paper"),
-        (("run", "mnist-dmeo"), "unknown recipe 'mnist-dmeo'; known: fashion-mnist, mnist-c1, mnist-claims, mnist-demo"),
+        (("run", "mnist-dmeo"), "unknown recipe 'mnist-dmeo'; known: fashion-mnist, mnist-c1, mnist-claims"),
         (("run", "mnist-demo", "--until", "repot", "--out", "never"), "unknown stage 'repot'; known: static-B"),
         (("run", "here.toml"), "expected a recipe at here.toml, found no file"),
         (("fetch", "cifar"), "unknown data set 'cifar'; known: "),

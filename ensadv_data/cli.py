@@ -207,7 +207,7 @@ def precompute(
     scheduler: str | None,
     **fields: Any,
 ) -> None:
-    """Compute the signed gradients of static models over a whole training set, into a store.
+    """Compute the signed gradients of static models over a whole training set, or test set, into a store.
 
     Ctrl-C at any time; the same command goes on where it stopped.
     """

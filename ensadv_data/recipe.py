@@ -221,6 +221,8 @@ def _seeded(table: dict[str, Any], path: Path) -> dict[str, list[str]]:
         if not isinstance(seeds, list) or not seeds or len({*map(repr, seeds)}) < len(seeds) or "seed" in fields:
             raise InputError(f"{path}: train.{name}: seeds: expected numbers, each once, and no seed, got {seeds!r}")
         groups[name] = [f"{name}.{seed}" for seed in seeds]
+        if twice := set(groups[name]) & (set(trains) | set(_table(table, "train", path))):
+            raise InputError(f"{path}: train.{name}: seeds: {min(twice)} is a stage already; leave one of them out")
         trains |= {f"{name}.{seed}": {**fields, "seed": seed} for seed in seeds}
     if groups:
         table["train"] = trains

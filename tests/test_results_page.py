@@ -68,16 +68,47 @@ def test_tables_hold_our_values_beside_the_printed_ones(build, tmp_path):
 @pytest.mark.parametrize(
     ("greater", "smaller", "verdict"),
     [
-        ([0.30, 0.31, 0.32], [0.20, 0.21, 0.22], "**holds** (31.0 ± 2.5 against 21.0 ± 2.5; Welch p = 0.00026)"),
+        ([0.30, 0.31, 0.32], [0.20, 0.21, 0.22], "**holds** (31.0 ± 2.5 against 21.0 ± 2.5; p = 0.00026)"),
         ([0.20, 0.21, 0.22], [0.30, 0.31, 0.32], "**does not hold**"),
         ([0.20, 0.30, 0.40], [0.22, 0.31, 0.35], "not resolved"),
-        ([0.30], [0.20, 0.21, 0.22], "**holds** (30.0 against 21.0 ± 2.5; one seed, over images p = "),
-        ([0.300], [0.295], "not resolved (30.0 against 29.5; one seed, over images p = 0.44)"),
+        ([0.30], [0.20, 0.21, 0.22], "one seed: higher (30.0 against 21.0 ± 2.5)"),
+        ([0.20], [0.30], "one seed: lower (20.0 against 30.0)"),
+        ([0.2, 0.2], [0.2, 0.2], "not resolved"),
         ([], [0.2], "not measured"),
     ],
 )
-def test_a_claim_is_judged_by_seeds_where_there_are_several_and_else_by_images(build, greater, smaller, verdict):
-    assert build.judged(greater, smaller, 10_000).startswith(verdict)
+def test_a_claim_is_judged_over_seeds(build, greater, smaller, verdict):
+    assert build.judged(greater, smaller).startswith(verdict)
+
+
+def test_errors_of_the_same_models_are_compared_pair_by_pair(build):
+    """Seeds differ by more than the two errors of each do."""
+    greater, smaller = [0.21, 0.41, 0.62], [0.20, 0.40, 0.60]
+    assert build.judged(greater, smaller).startswith("not resolved")
+    assert build.judged([0.21, 0.31, 0.412], [0.20, 0.30, 0.40], paired=True).startswith("**holds**")
+
+
+def test_results_of_either_loss_are_read(build, tmp_path):
+    row = measured(10, 20)
+    row["white_box"] = {"fgsm:loss=ce": rate(7), "r-fgsm:loss=ce": rate(8)}
+    row["black_box"] = {"static-B": {"fgsm:loss=ce": rate(9)}}
+    for name, target in (("table7-ce", "static-A"), ("rounding-ce", "holdout-A")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"targets": {target: row}}))
+    results, paper = build.Results(tmp_path), json.loads((FOLDER / "paper.json").read_text())
+    (line,) = (r for r in build.table7(results, paper, "table7-ce").splitlines() if r.startswith("| A |"))
+    assert line.startswith("| A | 7.0 (64.7) | 8.0 (69.7) | – | 9.0 (61.5) |")
+    (line,) = (r for r in build.rounding(results).splitlines() if r.startswith("| A |"))
+    assert "| 7.0 [0.0, 100.0] | – | 8.0 [0.0, 100.0] |" in line
+
+
+@pytest.mark.parametrize("change", [{"data": "fashion-mnist/test"}, {"n": 500}, {"epsilon": 0.1}])
+def test_results_of_another_experiment_are_not_collected(build, tmp_path, change):
+    (tmp_path / "results").mkdir()
+    about = {"kind": "transfer", "data": "mnist/test", "n": 10_000, "epsilon": 0.3, "targets": {}} | change
+    (tmp_path / "results" / "table8-D.json").write_text(json.dumps(about))
+    with pytest.raises(SystemExit, match=r"expected 10000 images of mnist/test at epsilon 0\.3"):
+        build.collect(tmp_path, tmp_path / "data")
+    assert not list((tmp_path / "data").iterdir())
 
 
 def test_a_command_is_timed_and_weighed(build, tmp_path):
@@ -95,7 +126,9 @@ def test_collecting_keeps_what_is_there_and_drops_surfaces(build, tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "data" / "old.json").write_text("{}")
     (tmp_path / "data" / "run.json").write_text('{"seconds": {"old": 5}, "machine": "x"}')
-    (tmp_path / "results" / "d.json").write_text('{"models": {"m": {"masking": {"ratio": 0.5}, "surface": [1]}}}')
+    about = {"kind": "diagnosis", "data": "mnist/test", "n": 1000, "epsilon": 0.3}
+    found = {**about, "models": {"m": {"masking": {"ratio": 0.5}, "surface": [1]}}}
+    (tmp_path / "results" / "d.json").write_text(json.dumps(found))
     (tmp_path / "state" / "d.json").write_text('{"seconds": 7.6}')
     (tmp_path / "state" / "recipe.json").write_text('{"recipe": "r"}')
     build.collect(tmp_path, tmp_path / "data")

@@ -16,8 +16,10 @@ import math
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,17 +35,28 @@ Json = Mapping[str, Any]
 
 
 def collect(run: Path, into: Path) -> None:
-    """Copy the results of a run and the seconds of its stages; what is there of other stages stays."""
+    """Copy the results of a run and the seconds of its stages; what is there of other stages stays.
+
+    Raises SystemExit where a result is not of the full test set of MNIST.
+    """
     into.mkdir(parents=True, exist_ok=True)
-    for path in sorted((run / "results").glob("*.json")):
-        (into / path.name).write_text(json.dumps(thin(json.loads(path.read_text())), indent=1) + "\n")
+    found = {path.name: json.loads(path.read_text()) for path in sorted((run / "results").glob("*.json"))}
+    for name, result in found.items():
+        least = 10_000 if result["kind"] == "transfer" else 1000
+        if result["data"] != "mnist/test" or result["n"] < least or result["epsilon"] != 0.3:
+            raise SystemExit(
+                f"{name}: expected {least} images of mnist/test at epsilon 0.3, got {result['n']} of {result['data']} "
+                f"at epsilon {result['epsilon']}; nothing was collected"
+            )
+    for name, result in found.items():
+        (into / name).write_text(json.dumps(thin(result), indent=1) + "\n")
     about = into / "run.json"
     told: dict[str, Any] = json.loads(about.read_text()) if about.exists() else {"seconds": {}}
     for path in sorted((run / "state").glob("*.json")):
         state = json.loads(path.read_text())
         if "seconds" in state:
             told["seconds"][path.stem] = round(state["seconds"])
-    told["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread a stage"
+    told["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
     about.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
 
 
@@ -85,12 +98,17 @@ class Results:
     def seeds(self, name: str, *stages: str) -> list[Json]:
         """The measurements of NAME and of NAME.SEED, for all seeds."""
         names = {n for s in stages for n in self.files.get(s, {}).get("targets", {})}
-        members = sorted(n for n in names if n == name or (n.startswith(f"{name}.") and n[len(name) + 1 :].isdigit()))
+        members = sorted(n for n in names if is_seed(n, name))
         return [row for member in members if (row := self.target(member, *stages)) is not None]
 
     def _found(self, key: str, name: str, stages: Iterable[str]) -> Json | None:
         rows = (self.files.get(stage, {}).get(key, {}).get(name) for stage in stages)
         return next((row for row in rows if row is not None), None)
+
+
+def is_seed(name: str, of: str) -> bool:
+    """Whether a name is NAME, or NAME.SEED."""
+    return name == of or (name.startswith(f"{of}.") and name[len(of) + 1 :].isdigit())
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -110,7 +128,7 @@ def spread(values: Sequence[float]) -> str:
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
         return percent(mean)
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.tstd(values) / math.sqrt(len(values))
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return f"{percent(mean)} ± {percent(half)}"
 
 
@@ -120,14 +138,19 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
+def by_name(rates: Json, attack: str) -> Json | None:
+    """The rate of an attack of that name, whatever its loss."""
+    return next((rate for label, rate in rates.items() if label.partition(":")[0] == attack), None)
+
+
 def fgsm(row: Json) -> float:
     """White-box FGSM error."""
-    return float(row["white_box"]["fgsm"]["error"])
+    return float((by_name(row["white_box"], "fgsm") or {})["error"])
 
 
 def r_fgsm(row: Json) -> float:
     """White-box R+FGSM error."""
-    return float(row["white_box"]["r-fgsm"]["error"])
+    return float((by_name(row["white_box"], "r-fgsm") or {})["error"])
 
 
 def worst(row: Json) -> float:
@@ -138,11 +161,6 @@ def worst(row: Json) -> float:
 def mean(row: Json) -> float:
     """Mean error over the transferred attacks."""
     return float(row["mean_black_box"])
-
-
-def single_worst(row: Json) -> float:
-    """Error under the strongest transferred FGSM (Table 7)."""
-    return max(by["fgsm"]["error"] for by in row["black_box"].values())
 
 
 def table6(results: Results, paper: Json) -> str:
@@ -175,8 +193,8 @@ def table7(results: Results, paper: Json, stage: str) -> str:
         model = name.replace("_", "-") if "_" in name else f"static-{name}"
         row = results.target(model, stage) or {}
         white, black = row.get("white_box", {}), row.get("black_box", {})
-        ours = [white.get("fgsm"), white.get("r-fgsm")]
-        ours += [black.get(f"static-{source}", {}).get("fgsm") for source in sources]
+        ours = [by_name(white, "fgsm"), by_name(white, "r-fgsm")]
+        ours += [by_name(black.get(f"static-{source}", {}), "fgsm") for source in sources]
         cells = (
             f"{percent(mine['error']) if mine else '–'} ({theirs})" if theirs is not None else "–"
             for mine, theirs in zip(ours, printed, strict=True)
@@ -227,7 +245,7 @@ def draws(results: Results) -> str:
     for name, title in DRAWS.items():
         seeds = results.seeds(name, "draws")
         models = results.files.get("draws-masking", {}).get("models", {})
-        ratios = [m["masking"]["ratio"] for n, m in models.items() if n.partition(".")[0] == name]
+        ratios = [m["masking"]["ratio"] for n, m in models.items() if is_seed(n, name)]
         reads: tuple[Callable[[Json], float], ...] = (lambda r: float(r["clean"]["error"]), fgsm, r_fgsm, worst, mean)
         cells = (spread([read(row) for row in seeds]) for read in reads)
         rows.append((title, str(len(seeds)), *cells, spread([r for r in ratios if r is not None])))
@@ -252,8 +270,8 @@ def rounding(results: Results) -> str:
                 percent(signs.get("wrong_ce")),
                 percent(signs.get("lost_ce")),
                 percent(signs.get("wrong_margin"), 3),
-                *(rate(row and row["white_box"]["fgsm"]) for row in pair),
-                *(rate(row and row["white_box"]["r-fgsm"]) for row in pair),
+                *(rate(row and by_name(row["white_box"], "fgsm")) for row in pair),
+                *(rate(row and by_name(row["white_box"], "r-fgsm")) for row in pair),
                 *(percent(row and mean(row)) for row in pair),
                 f"{percent(ratio, 0)}, {percent(ratio_ce, 0)}",
             )
@@ -273,26 +291,24 @@ def trained_on_rounded(results: Results) -> str:
     return table(("stored directions from", "seeds", "clean", "FGSM", "R+FGSM", "worst black-box", "mean"), rows)
 
 
-def judged(greater: Sequence[float], smaller: Sequence[float], n: int = 10_000) -> str:
-    """Whether ``greater`` is greater: Welch's t over seeds; where a side has one seed, two proportions of n images.
+def judged(greater: Sequence[float], smaller: Sequence[float], *, paired: bool = False) -> str:
+    """Whether ``greater`` is greater, by Student's t over seeds: paired where both are of the same models, else Welch.
 
-    With n = 0 the values are no proportions, and one seed decides nothing.
+    One seed decides nothing: chance in training is larger than chance in the choice of images.
     """
     if not greater or not smaller:
         return "not measured"
     one, other = (math.fsum(values) / len(values) for values in (greater, smaller))
-    if min(len(greater), len(smaller)) > 1:
-        p = float(stats.ttest_ind(greater, smaller, equal_var=False).pvalue)
-        how = f"Welch p = {p:.2g}"
-    elif n == 0:
-        return f"not resolved ({spread(greater)} against {spread(smaller)}; one seed)"
-    else:
-        pooled = (one + other) / 2
-        z = (one - other) / math.sqrt(max(2 * pooled * (1 - pooled) / n, 1e-12))
-        p = float(2 * stats.norm.sf(abs(z)))
-        how = f"one seed, over images p = {p:.2g}"
-    verdict = "not resolved" if p > ALPHA else "**holds**" if one > other else "**does not hold**"
-    return f"{verdict} ({spread(greater)} against {spread(smaller)}; {how})"
+    values = f"{spread(greater)} against {spread(smaller)}"
+    if min(len(greater), len(smaller)) == 1:
+        side = "higher" if one > other else "lower"
+        return f"one seed: {side} ({values})"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # seeds that are all equal have no variance: the test says nan
+        test = stats.ttest_rel(greater, smaller) if paired else stats.ttest_ind(greater, smaller, equal_var=False)
+    p = float(test.pvalue)
+    verdict = "not resolved" if not p <= ALPHA else "**holds**" if one > other else "**does not hold**"
+    return f"{verdict} ({values}; p = {p:.2g})"
 
 
 def claims(results: Results) -> str:
@@ -302,7 +318,7 @@ def claims(results: Results) -> str:
         cells = []
         for architecture in ARCHITECTURES:
             one, other = ([read(s) for s in defended(results, architecture, kind)] for kind, read in (left, right))
-            cells.append(judged(one, other))
+            cells.append(judged(one, other, paired=left[0] == right[0]))
         return (title, *cells)
 
     return table(
@@ -322,14 +338,13 @@ def claims(results: Results) -> str:
 def input_dropout(results: Results) -> str:
     """The anomaly of architecture B: what its input dropout does, against B* that has none."""
     with_it, without = defended(results, "B", "adv"), defended(results, "B*", "adv")
+    stepped, plain = ([[read(seed) for seed in group] for group in (without, with_it)] for read in (r_fgsm, fgsm))
+    high, low = ([worst(seed) for seed in group] for group in (without, with_it))
     rows = [
-        ("R+FGSM above FGSM without input dropout (B*)", judged(*([f(s) for s in without] for f in (r_fgsm, fgsm)))),
-        ("FGSM above R+FGSM with it (B)", judged(*([f(s) for s in with_it] for f in (fgsm, r_fgsm)))),
-        (
-            "the worst black-box error is higher without it",
-            judged(*([worst(s) for s in g] for g in (without, with_it))),
-        ),
-        ("the approximation ratio is higher with it", judged(ratios(results, "B-adv"), ratios(results, "B*-adv"), 0)),
+        ("R+FGSM above FGSM without input dropout (B*)", judged(stepped[0], plain[0], paired=True)),
+        ("FGSM above R+FGSM with it (B)", judged(plain[1], stepped[1], paired=True)),
+        ("the worst black-box error is higher without it", judged(high, low)),
+        ("the approximation ratio is higher with it", judged(ratios(results, "B-adv"), ratios(results, "B*-adv"))),
     ]
     return table(("claim", "B and B*"), rows)
 
@@ -347,14 +362,14 @@ def ratios(results: Results, *names: str) -> list[float]:
     return [
         float(m["masking"]["ratio"])
         for n, m in found.items()
-        if any(n == name or (n.startswith(f"{name}.") and n[len(name) + 1 :].isdigit()) for name in names)
+        if m["masking"]["ratio"] is not None and any(is_seed(n, name) for name in names)
     ]
 
 
 def lowered(results: Results, architecture: str) -> str:
     """Whether FGSM comes less close to the iterative attack on adversarially trained models than on standard ones."""
     standard = ratios(results, f"static-{architecture}", f"holdout-{architecture}")
-    return judged(standard, ratios(results, f"{architecture}-adv"), 0)
+    return judged(standard, ratios(results, f"{architecture}-adv"))
 
 
 def missing(results: Results) -> str:

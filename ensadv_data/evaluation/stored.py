@@ -64,6 +64,11 @@ def stored_sources(paths: Sequence[str], dataset: Dataset, attacks: Sequence[Att
     for path in paths:
         store = open_store(path)
         header = store.header
+        if header.split != dataset.split:
+            raise InputError(
+                f"{path}: expected a store of the images that are evaluated, {dataset.name}/{dataset.split}, found one "
+                f"of {header.data}/{header.split}; {_REMEDY}"
+            )
         for name, (silent, wanted) in _MADE.items():
             if (found := header.plan.get(name, silent)) != wanted:
                 raise InputError(f"{path}: expected a store made with {name} = {wanted}, found {found}; {_REMEDY}")
@@ -80,10 +85,9 @@ def stored_sources(paths: Sequence[str], dataset: Dataset, attacks: Sequence[Att
             for attack in attacks:
                 identity = attack.identity if isinstance(attack, AttackSpec) else None
                 if identity not in made:
-                    known = ", ".join(f"{a.label} at epsilon {a.epsilon:g}" for a in made.values())
                     raise InputError(
-                        f"{path}: expected {attack.label} from every source, as the suite has it, found {known}; "
-                        f"{_REMEDY}"
+                        f"{path}: expected {_told(attack)} from every source, as the suite has it, found "
+                        f"{', '.join(map(_told, made.values()))}; {_REMEDY}"
                     )
                 serving[attack.label] = entries[made[identity].name]
             digest = next(iter(entries.values())).source_digest
@@ -92,6 +96,19 @@ def stored_sources(paths: Sequence[str], dataset: Dataset, attacks: Sequence[Att
 
 
 _REMEDY = "make it with: ensadv-data precompute --split test --labels true, and the suite's attacks"
+
+
+def _told(attack: Attack) -> str:
+    """The attack, with what its stored perturbation is tied to."""
+    if not isinstance(attack, AttackSpec):
+        return f"{attack.label} (which no store can have)"
+    told = f"{attack.name} by {attack.loss_form}"
+    if attack.kind == "rsign":
+        return f"{told}, alpha {attack.random_step:g}"
+    if attack.kind == "delta":
+        steps, size = attack.iterations
+        return f"{told}, {steps} steps of {size:g} at epsilon {attack.epsilon:g}"
+    return told
 
 
 def _attacks_of(plan: Mapping[str, Any]) -> list[AttackSpec]:

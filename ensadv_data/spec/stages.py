@@ -104,6 +104,8 @@ class TrainSpec(Spec):
         for field, attack in (("online", self.online), ("static_attack", self.static_attack)):
             if attack and self.epsilon.sigma is not None and attack.kind != "sign":
                 raise QuantityError(f"{field}: expected fgsm or step-ll where epsilon is drawn, got {attack.name}")
+        if self.draws is not None and not self.shards:
+            raise InputError("draws: expected at least one store to take them from, got no shards")
         if not self.static and (self.static_attack is not None or self.static_mode != "eval"):
             raise InputError("static: expected at least one static model beside its attack or mode, got none")
         return self
@@ -135,6 +137,11 @@ class PrecomputeSpec(Spec):
                 raise InputError(f"models: expected a name of letters, digits, '.', '_', '-' or '*', got {name!r}")
             if name in _STORE_NAMES:
                 raise InputError(f"models: expected a name that the store does not use itself, got {name!r}")
+        if self.labels == "true" and self.split == "train":
+            raise InputError(
+                "labels: expected predicted labels for training images, got true ones, which would leak into the "
+                "perturbations (App. C.2); true labels are for evaluation: use them with split = test"
+            )
         names = [attack.name for attack in self.attacks]
         if len(set(names)) < len(names):
             raise InputError(f"attacks: expected each name once in a store, got {', '.join(names)}")

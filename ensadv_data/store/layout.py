@@ -31,6 +31,7 @@ from ensadv_data.codec import row_bytes
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
+    "HELD_BYTES",
     "Entry",
     "Header",
     "Planes",
@@ -44,7 +45,7 @@ __all__ = [
 FORMAT = "ensadv-data"
 FORMAT_VERSION = 1
 _BLOCK_BYTES = 32 * 2**20
-_BLOCKS = 16  # of a store whose blocks are not full
+HELD_BYTES = 2**30  # that a reader keeps decompressed
 
 U8 = npt.NDArray[np.uint8]
 
@@ -55,7 +56,7 @@ def block_size(n: int, d: int) -> int:
     About 32 MiB of directions a block and at least 16 blocks, spread evenly so that padding stays below one
     row a block.
     """
-    blocks = min(n, max(_BLOCKS, -(-n * row_bytes(d) // _BLOCK_BYTES)))
+    blocks = min(n, max(16, -(-n * row_bytes(d) // _BLOCK_BYTES)))
     return -(-n // blocks)
 
 
@@ -157,13 +158,14 @@ def zstd_level(name: str, kind: str, header: Header) -> int | None:
     """The zstd level of an array's chunks; None where they are raw rows and a crc32c, to be memory-mapped.
 
     Masks are compressed: level 15 takes half of the bits on a max-pooling net that level 3 takes. So are the
-    directions of kind sign in a store of at most 16 blocks: gradients at the images themselves repeat and tie, a
-    mask must be decoded for them anyway, and what zstd saves there (a third on MNIST) is more than what a mask
-    costs. Everything else is raw: there a row is read in place.
+    directions of kind sign in a store whose planes all fit in 1 GiB, so that a reader can hold them: gradients at the
+    images themselves repeat and tie, a mask must be decoded for them anyway, and what zstd saves there (a third on
+    MNIST) is more than what a mask costs. Everything else is raw: there a row is read in place.
     """
     if name == "nonzero":
         return 15
-    return 3 if name == "direction" and kind == "sign" and header.blocks <= _BLOCKS else None
+    planes = 2 * header.draws * len(header.groups) * header.n * row_bytes(header.d)
+    return 3 if name == "direction" and kind == "sign" and planes <= HELD_BYTES else None
 
 
 def root_attributes(path: Path) -> dict[str, Any] | None:

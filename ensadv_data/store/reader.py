@@ -14,11 +14,19 @@ import zarr
 
 from ensadv_data.codec import row_bytes, zstd_decode
 from ensadv_data.errors import AlignmentError, ChunkError, InputError, IntegrityError, UnknownNameError
-from ensadv_data.store.layout import FORMAT, FORMAT_VERSION, Entry, Header, Planes, layout, root_attributes, zstd_level
+from ensadv_data.store.layout import (
+    FORMAT,
+    FORMAT_VERSION,
+    HELD_BYTES,
+    Entry,
+    Header,
+    Planes,
+    layout,
+    root_attributes,
+    zstd_level,
+)
 
 __all__ = ["Store", "open_store"]
-
-_CACHE_BYTES = 2**30  # of decompressed chunks
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -177,7 +185,7 @@ class Store:
             except ChunkError as error:
                 raise ChunkError(f"{self.path / key}: {error}; the chunk is corrupted: copy the store again") from None
             self._unpacked[key] = plane.reshape(self.header.block, width)
-            while len(self._unpacked) > 1 and sum(rows.nbytes for rows in self._unpacked.values()) > _CACHE_BYTES:
+            while len(self._unpacked) > 1 and sum(rows.nbytes for rows in self._unpacked.values()) > HELD_BYTES:
                 self._unpacked.popitem(last=False)
         self._unpacked.move_to_end(key)
         return self._unpacked[key]

@@ -152,11 +152,7 @@ def static_sources(paths: Sequence[Path | str], dataset: Dataset) -> tuple[Sourc
     for path in paths:
         store = open_store(path)
         header = store.header
-        if header.shape != dataset.shape:
-            raise InputError(
-                f"{path}: expected directions for images of shape {dataset.shape}, found {header.shape}; "
-                f"was the store made for {header.data} rather than {dataset.name}?"
-            )
+        store.check_shape(dataset.shape, dataset.name)
         if header.n != len(dataset):
             raise InputError(
                 f"{path}: expected directions for {len(dataset)} images of {dataset.name}, found {header.n} "

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.data import Dataset
 from ensadv_data.keys import derive_key, torch_seeded
-from ensadv_data.models import Model, check_model, load_models
+from ensadv_data.models import Model, check_models, load_models
 from ensadv_data.spec import AttackSpec
 
 __all__ = ["Computed", "computed_perturbation", "static_models"]
@@ -43,12 +43,8 @@ def static_models(references: Mapping[str, str], dataset: Dataset, *, device: st
     ModelError
         A model cannot be loaded, or is not for these images.
     """
-    if not references:
-        return []
     (models,) = load_models([references], device=device)
-    sample, _ = dataset.read(np.arange(min(2, len(dataset))))
-    for model in models:
-        check_model(model, sample, classes=dataset.classes, device=device)
+    check_models(models, dataset, device=device)
     return models
 
 

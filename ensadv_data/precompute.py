@@ -30,7 +30,7 @@ from ensadv_data.dist import available_cores, check_device, intra_op_threads
 from ensadv_data.errors import EnsadvError, InputError, IntegrityError, Interrupted, ModelError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
 from ensadv_data.memory import keep_freed_memory
-from ensadv_data.models import Model, check_model, load_model, with_leaves
+from ensadv_data.models import Model, check_models, load_model, with_leaves
 from ensadv_data.perturbation import entries_of, equal_draws, perturb_block
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, PrecomputeSpec
@@ -139,9 +139,7 @@ def precompute_store(
     check_device(spec.device)
     dataset = _dataset(data, spec.split)
     models = [load_model(reference, name=name, device=spec.device) for name, reference in spec.models.items()]
-    sample, _ = dataset.read(np.arange(min(2, len(dataset))))
-    for model in models:
-        check_model(model, sample, classes=dataset.classes, device=spec.device)
+    check_models(models, dataset, device=spec.device)
     header = _header(spec, dataset, models)
     entries = tuple(entry for model in models for entry in entries_of(spec, model).values())
     writer = StoreWriter(out, header, entries)

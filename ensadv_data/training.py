@@ -161,7 +161,8 @@ class TrainingRun:
         static = static_sources(spec.shards, dataset)
         check_epsilon(static, spec.epsilon)
         check_draws(static, spec.draws)
-        models = static_models(dict(sorted(spec.static.items())), dataset, device=spec.device)
+        references = dict(sorted(spec.static.items()))
+        models = static_models(references, dataset, device=spec.device) if references else []
         computed = tuple(Source(f"{model.name} (online)") for model in models)
         self.schedule = Schedule(
             seed=spec.seed,

@@ -1,4 +1,4 @@
-"""Lets torchvision be imported beside CPU-only torch, whose build cannot load torchvision's extension.
+"""A fixture of several files; and what lets torchvision be imported beside CPU-only torch, which lacks its extension.
 
 torchattacks and timm import torchvision, which on import registers fake kernels for two operators that only
 its extension defines. Defining their schemas is enough: no test calls them.
@@ -6,10 +6,21 @@ its extension defines. Defining their schemas is enough: no test calls them.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 
+import pytest
 import torch
+
+
+@pytest.fixture(scope="module")
+def without_fsync() -> Iterator[None]:
+    """Nobody pulls the plug in these tests; waiting for the disk would take most of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 def _extension_is_missing() -> bool:

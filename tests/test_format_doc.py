@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +16,14 @@ from ensadv_data.manifest import Manifest
 from ensadv_data.store import block_size, open_store
 from test_store import make_images, make_store
 
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
 DOCUMENT = Path(__file__).parent.parent / "docs" / "format.md"
 KEYS = ("m/fgsm", "other*/r-step-ll", "other*/pgd")
 
 
 def code(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def without_fsync() -> Iterator[None]:
-    """Nobody pulls the plug here; waiting for the disk would take most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
 
 
 @pytest.fixture(scope="module")

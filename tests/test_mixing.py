@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import os
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,15 +34,9 @@ from ensadv_data.store import Entry
 from laws import is_bit_equal, is_pure
 from test_store import make_images, make_store
 
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
 N, D = 40, 20
-
-
-@pytest.fixture(autouse=True, scope="module")
-def without_fsync() -> Iterator[None]:
-    """Nobody pulls the plug here; waiting for the disk would take most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import distributed
@@ -26,16 +24,10 @@ from ensadv_data.store import open_store
 from laws import is_pure
 from test_store import content, make_header, make_images, read_all
 
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
 MNIST = (1, 28, 28)
 DATA = DataSpec(data="mnist-mini", limit=70)  # 14 blocks of 5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def without_fsync() -> Iterator[None]:
-    """Nobody pulls the plug here; waiting for the disk would take most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
 
 
 def save_source(path: Path, *, seed: int = 0) -> str:

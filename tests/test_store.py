@@ -33,16 +33,10 @@ from ensadv_data.spec import ATTACKS, DataSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.store import Entry, Header, Planes, Store, StoreWriter, block_size, layout, open_store, reader
 from ensadv_data.training import train
 
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
 MNIST = (1, 28, 28)
 N = 40  # 13 full blocks of 3, and one with a single row
-
-
-@pytest.fixture(autouse=True, scope="module")
-def without_fsync() -> Iterator[None]:
-    """Nobody pulls the plug here; waiting for the disk would take most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
 
 
 # A store by hand: random directions for images in memory. The tests of mixing and training use it too.

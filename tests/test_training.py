@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,9 @@ from ensadv_data.training import Trained, learning_rate, train
 from laws import is_bit_equal
 from test_store import content, make_images, make_store
 
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
 N, BATCH, STEPS = 40, 8, 5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def without_fsync() -> Iterator[None]:
-    """Nobody pulls the plug here; waiting for the disk would take most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from ensadv_data.attacks.loss import LOSSES
 from ensadv_data.attacks.single import fgsm, random_step
 from ensadv_data.data import Dataset
 from ensadv_data.errors import InputError
-from ensadv_data.evaluation.batches import batches, check_models
+from ensadv_data.evaluation.batches import batches
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.keys import derive_key, torch_seeded
-from ensadv_data.models import Model, build_model
+from ensadv_data.models import Model, build_model, check_models
 from ensadv_data.spec import AdaptiveSpec, AttackSpec
 
 __all__ = [

@@ -1,8 +1,8 @@
-"""What every measure begins with: models that fit the images, and the images batch by batch."""
+"""What every measure begins with: the images, batch by batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -10,22 +10,8 @@ import torch
 from torch import Tensor
 
 from ensadv_data.data import Dataset
-from ensadv_data.models import Model, check_model
 
-__all__ = ["batches", "check_models"]
-
-
-def check_models(models: Iterable[Model], dataset: Dataset, *, device: str) -> None:
-    """Refuse models that cannot read these images or have other classes.
-
-    Raises
-    ------
-    ModelError
-        The message names the model, and what was expected.
-    """
-    sample, _ = dataset.read(np.arange(min(2, len(dataset))))
-    for model in models:
-        check_model(model, sample, classes=dataset.classes, device=device)
+__all__ = ["batches"]
 
 
 def batches(

@@ -21,11 +21,11 @@ from torch import Tensor
 from ensadv_data.attacks.gradient import input_gradient, logits_of
 from ensadv_data.data import Dataset
 from ensadv_data.errors import QuantityError
-from ensadv_data.evaluation.batches import batches, check_models
+from ensadv_data.evaluation.batches import batches
 from ensadv_data.evaluation.hadamard import ORDERS, regular_hadamard
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.keys import numpy_generator
-from ensadv_data.models import Model
+from ensadv_data.models import Model, check_models
 
 __all__ = ["Cone", "aligned_directions", "measure_cone"]
 

@@ -12,13 +12,13 @@ from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.attacks.gradient import logits_of
 from ensadv_data.data import Dataset, open_data
 from ensadv_data.errors import InputError
-from ensadv_data.evaluation.batches import batches, check_models
+from ensadv_data.evaluation.batches import batches
 from ensadv_data.evaluation.cone import measure_cone
 from ensadv_data.evaluation.discrepancy import Answers, measure_discrepancy
 from ensadv_data.evaluation.masking import measure_masking, measure_rounding
 from ensadv_data.evaluation.surface import check_surface, measure_surface
 from ensadv_data.keys import derive_key
-from ensadv_data.models import Model, load_models
+from ensadv_data.models import Model, check_models, load_models
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, DiagnoseSpec
 

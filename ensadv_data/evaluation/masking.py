@@ -22,9 +22,9 @@ from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.attacks.gradient import input_gradient, logits_of
 from ensadv_data.attacks.loss import exact_cross_entropy, margin
 from ensadv_data.data import Dataset
-from ensadv_data.evaluation.batches import batches, check_models
+from ensadv_data.evaluation.batches import batches
 from ensadv_data.keys import derive_key
-from ensadv_data.models import Model
+from ensadv_data.models import Model, check_models
 from ensadv_data.spec import AttackSpec
 
 __all__ = ["Masking", "Rounding", "measure_masking", "measure_rounding"]

@@ -72,11 +72,9 @@ def stored_sources(paths: Sequence[str], dataset: Dataset, attacks: Sequence[Att
         for name, (silent, wanted) in _MADE.items():
             if (found := header.plan.get(name, silent)) != wanted:
                 raise InputError(f"{path}: expected a store made with {name} = {wanted}, found {found}; {_REMEDY}")
-        if header.shape != dataset.shape or header.n < len(dataset):
-            raise InputError(
-                f"{path}: expected perturbations of {len(dataset)} images of shape {dataset.shape}, found "
-                f"{header.n} of shape {header.shape}; {_REMEDY}"
-            )
+        store.check_shape(dataset.shape, dataset.name)
+        if header.n < len(dataset):
+            raise InputError(f"{path}: expected perturbations of {len(dataset)} images, found {header.n}; {_REMEDY}")
         store.prove(dataset.example_digests(), np.arange(len(dataset)))
         made = {attack.identity: attack for attack in _attacks_of(header.plan)}
         for name in dict.fromkeys(entry.source for entry in store.entries):

@@ -20,13 +20,13 @@ from ensadv_data.attacks.gradient import logits_of
 from ensadv_data.data import Dataset
 from ensadv_data.errors import InputError, ModelError
 from ensadv_data.evaluation.adaptive import AdaptiveResult
-from ensadv_data.evaluation.batches import batches, check_models
+from ensadv_data.evaluation.batches import batches
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.evaluation.outside import OutsideAttack
 from ensadv_data.evaluation.stored import StoredSource
 from ensadv_data.evaluation.suites import Attack
 from ensadv_data.keys import derive_key, torch_seeded
-from ensadv_data.models import Model
+from ensadv_data.models import Model, check_models
 
 __all__ = ["TargetResult", "Transfer", "measure_transfer"]
 

@@ -14,7 +14,7 @@ Every model maps float images in [0, 1], (N, C, H, W), to logits (N, K) and norm
 from __future__ import annotations
 
 from ensadv_data.models.architectures import ARCHITECTURES, build_model
-from ensadv_data.models.check import check_model
+from ensadv_data.models.check import check_model, check_models
 from ensadv_data.models.composite import leaves, with_leaves
 from ensadv_data.models.reference import Model, load_model, load_models
 from ensadv_data.models.weights import read_metadata, save_model, weights_digest
@@ -24,6 +24,7 @@ __all__ = [
     "Model",
     "build_model",
     "check_model",
+    "check_models",
     "leaves",
     "load_model",
     "load_models",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,7 +13,31 @@ from ensadv_data.attacks.gradient import logits_of
 from ensadv_data.errors import ModelError
 from ensadv_data.models.reference import Model
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "check_models"]
+
+
+class _Images(Protocol):
+    """What is asked of a data set here."""
+
+    @property
+    def classes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]: ...
+
+
+def check_models(models: Iterable[Model], dataset: _Images, *, device: str) -> None:
+    """Refuse models that cannot read these images or have other classes, in words rather than a trace.
+
+    Raises
+    ------
+    ModelError
+        The message names the model, and what was expected.
+    """
+    sample, _ = dataset.read(np.arange(min(2, len(dataset))))
+    for model in models:
+        check_model(model, sample, classes=dataset.classes, device=device)
 
 
 def check_model(model: Model, images_NCHW: npt.NDArray[np.uint8], *, classes: int, device: str) -> None:

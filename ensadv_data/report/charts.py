@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ensadv_data.data import Dataset, digest_examples
-from ensadv_data.errors import InputError
 from ensadv_data.report.inputs import Curve, Rate, Result, Run, Target
 from ensadv_data.store import Store, perturb_images
 
@@ -154,11 +153,7 @@ def draw_pictures(data: Dataset, stores: Sequence[Store], *, epsilon: float) -> 
         An image is not the one that a store was made for.
     """
     for store in stores:
-        if store.header.shape != data.shape:
-            raise InputError(
-                f"{store.path}: expected directions for images of shape {data.shape}, got {store.header.shape}; "
-                f"was the store made for {store.header.data} rather than {data.name}?"
-            )
+        store.check_shape(data.shape, data.name)
     first = np.arange(min([len(data), _LOOKED_AT, *(store.header.n for store in stores)]))
     images, labels = data.read(first)
     _, where = np.unique(labels, return_index=True)

@@ -90,6 +90,20 @@ class Store:
         nonzero = self._rows(entry, "nonzero", draws_B, rows_B) if self.has_mask(entry) else None
         return Planes(direction=direction, nonzero=nonzero)
 
+    def check_shape(self, shape: tuple[int, ...], data: str) -> None:
+        """Refuse images of another shape (C, H, W) than the store's, by the name of their data set.
+
+        Raises
+        ------
+        InputError
+            The message has both shapes.
+        """
+        if self.header.shape != shape:
+            raise InputError(
+                f"{self.path}: expected directions for images of shape {shape}, found {self.header.shape}; "
+                f"was the store made for {self.header.data} rather than {data}?"
+            )
+
     def prove(self, found_N: U64, rows_N: I64) -> None:
         """Refuse images that are not those that the store was made for.
 

@@ -456,7 +456,7 @@ def test_images_of_another_data_set_are_refused(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", images_of(20))
     with pytest.raises(AlignmentError, match=r"example \d+: expected an image with digest [0-9a-f]{16}, found"):
         write_report(tmp_path / "out.html", title="t", stores=[store], data=images_of(20, seed=6))
-    with pytest.raises(InputError, match=r"for images of shape \(3, 9, 7\), got \(1, 9, 7\)"):
+    with pytest.raises(InputError, match=r"for images of shape \(3, 9, 7\), found \(1, 9, 7\)"):
         write_report(tmp_path / "out.html", title="t", stores=[store], data=images_of(20, shape=(3, 9, 7)))
     with pytest.raises(InputError, match="expected a store"):
         write_report(tmp_path / "out.html", title="t", stores=[tmp_path / "none"])

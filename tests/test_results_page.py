@@ -136,3 +136,15 @@ def test_collecting_keeps_what_is_there_and_drops_surfaces(build, tmp_path):
     assert results.run["seconds"] == {"old": 5, "d": 8}
     assert results.model("m", "d") == {"masking": {"ratio": 0.5}, "surface": None}
     assert set(results.files) == {"old", "d"}
+
+
+def test_the_binarised_net_stands_beside_what_the_paper_says_of_it(build, tmp_path):
+    rates = {"fgsm:loss=margin": rate(3), "i-fgsm": rate(12), "pgd": rate(30)}
+    found = {"targets": {"binarised": {"clean": rate(1), "white_box": rates}}}
+    (tmp_path / "c1.json").write_text(json.dumps(found))
+    rows = build.binarised(build.Results(tmp_path), json.loads((FOLDER / "paper.json").read_text())).splitlines()
+    interval = "[0.0, 100.0]"
+    ours = f"1.0 {interval} | 3.0 {interval} | 12.0 {interval} (at most 11.4) | 30.0 {interval}"
+    assert rows[3] == f"| as they are | binarised | {ours} |"
+    assert rows[2] == "| as they are | plain | – | – | – | – |"
+    assert rows[5] == "| rotated by 20° | binarised | – (below 5) | – | – (35) | – |"

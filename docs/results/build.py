@@ -372,6 +372,20 @@ def lowered(results: Results, architecture: str) -> str:
     return judged(standard, ratios(results, f"{architecture}-adv"))
 
 
+def binarised(results: Results, paper: Json) -> str:
+    """Appendix C.1: a standard model behind a rounding of its input, on images as they are, turned, and turned and flipped."""
+    rows = []
+    images = {"c1": "as they are", "c1-rotated": "rotated by 20°", "c1-rotated-flipped": "rotated, five pixels flipped"}
+    for stage, title in images.items():
+        for target in ("plain", "binarised"):
+            row = results.target(target, stage) or {"white_box": {}}
+            printed = paper["c1"][stage] if target == "binarised" else {}
+            found = {"clean": row.get("clean"), **{a: by_name(row["white_box"], a) for a in ("fgsm", "i-fgsm", "pgd")}}
+            cells = (rate(mine) + (f" ({printed[a]})" if a in printed else "") for a, mine in found.items())
+            rows.append((title, target, *cells))
+    return table(("images", "model A", "clean", "FGSM", "I-FGSM", "PGD"), rows)
+
+
 def missing(results: Results) -> str:
     """Which models of the paper were not measured yet."""
     absent = [
@@ -399,6 +413,7 @@ def page(results: Results, paper: Json) -> str:
         "draws": draws(results),
         "rounding": rounding(results),
         "rounding_trained": trained_on_rounded(results),
+        "binarised": binarised(results, paper),
         "missing": missing(results),
         "machine": results.run["machine"],
         "times": table(("stage", "seconds"), times),

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,7 +100,7 @@ def run(
     """
     loaded = read_recipe(find_recipe(recipe), overrides=overrides)
     if data_dir is not None:
-        loaded = Recipe(loaded.name, loaded.data.model_copy(update={"data_dir": data_dir}), loaded.stages)
+        loaded = replace(loaded, data=loaded.data.model_copy(update={"data_dir": data_dir}))
     if dry_run:
         for stage in selected(loaded, until):
             click.echo(f"{stage.kind:<10} {stage.name:<16} {stage.output:<32} needs: {', '.join(stage.inputs) or '–'}")

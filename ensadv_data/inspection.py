@@ -49,6 +49,7 @@ class StoreSummary:
     block: int
     bytes: int
     mode: str
+    labels: str  # predicted, or true: for evaluation
     bits_per_value: float  # over all entries and draws, masks and padding included
     entries: tuple[EntrySummary, ...]
 
@@ -83,6 +84,7 @@ def describe_store(path: Path) -> StoreSummary:
         block=header.block,
         bytes=sum(record.bytes for record in manifest.objects.values()),
         mode=str(header.plan.get("mode")),
+        labels=str(header.plan.get("labels", "predicted")),
         bits_per_value=sum(row.bits_per_value for row in entries) / len(entries),
         entries=entries,
     )

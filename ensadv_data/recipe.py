@@ -62,6 +62,7 @@ class Recipe:
     name: str
     data: DataSpec
     stages: tuple[Stage, ...]
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)  # stages that differ in their seed, by table
 
     def stage(self, name: str) -> Stage:
         """Look a stage up.
@@ -74,7 +75,7 @@ class Recipe:
         for stage in self.stages:
             if stage.name == name:
                 return stage
-        raise UnknownNameError("stage", name, [stage.name for stage in self.stages])
+        raise UnknownNameError("stage", name, [*(stage.name for stage in self.stages), *self.groups])
 
 
 def read_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
@@ -124,7 +125,9 @@ def read_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
                 raise UnknownNameError(f"key in {path}: report", key, ["title"])
         inputs = tuple(stage.name for stage in stages)
         stages.append(Stage("report", "report", None, inputs, {"title": str(options.get("title", path.stem))}))
-    return Recipe(recipe_name, data, _ordered(stages, path))
+    kept = {stage.name for stage in stages}
+    whole = {name: members for name, members in groups.items() if kept.issuperset(members)}
+    return Recipe(recipe_name, data, _ordered(stages, path), whole)
 
 
 def find_recipe(name: str) -> Path:
@@ -148,10 +151,10 @@ def packaged_recipe(name: str) -> Path:
 
 
 def selected(recipe: Recipe, until: str | None) -> tuple[Stage, ...]:
-    """The stage ``until`` and all that it needs, in order; every stage where it is None."""
+    """The stage ``until``, or its seeds, and all that they need, in order; every stage where it is None."""
     if until is None:
         return recipe.stages
-    return _needed(recipe.stages, {recipe.stage(until).name})
+    return _needed(recipe.stages, recipe.groups.get(until) or [recipe.stage(until).name])
 
 
 def _needed(stages: Sequence[Stage], names: Iterable[str]) -> tuple[Stage, ...]:

@@ -39,6 +39,7 @@ def print_store(summary: StoreSummary) -> None:
         f"digest  {summary.digest}",
         f"data    {summary.data}: {summary.n} images {shape}, digest {summary.data_digest}",
         f"mode    {summary.mode}",
+        f"labels  {summary.labels}",
         f"bits    {summary.bits_per_value:.4f} a value and draw, with masks",
     )
     print("\n".join(lines))

@@ -46,7 +46,8 @@ def made(tmp_path_factory):
 def test_store_says_what_it_holds(made):
     folder, digests = made
     summary = describe_store(folder / "store")
-    assert (summary.n, summary.draws, summary.shape, summary.mode) == (IMAGES, 2, (1, 28, 28), "eval")
+    assert (summary.n, summary.draws, summary.shape) == (IMAGES, 2, (1, 28, 28))
+    assert (summary.mode, summary.labels) == ("eval", "predicted")
     assert (summary.block, summary.blocks) == (7, 15)
     assert summary.data == "mnist-mini/train"
     assert summary.data_digest == open_dataset("mnist-mini", "train").digest

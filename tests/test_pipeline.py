@@ -405,6 +405,14 @@ def test_a_training_with_seeds_is_several_stages_and_its_name_stands_for_them(co
         assert record["training"]["seed"] == seed
 
 
+def test_until_takes_the_name_of_several_seeds(tmp_path):
+    recipe = read_recipe(written(tmp_path, TINY + SEEDED))
+    assert [stage.name for stage in selected(recipe, "many")] == ["many.7", "many.8"]
+    assert [stage.name for stage in selected(recipe, "many.8")] == ["many.8"]
+    with pytest.raises(UnknownNameError, match=r"known: static, other, .*many\.7, .*, many$"):
+        selected(recipe, "any")
+
+
 def test_a_recipe_that_extends_one_of_seeds_reads_all_of_them(tmp_path):
     written(tmp_path, TINY + SEEDED)
     (tmp_path / "more.toml").write_text('extends = "recipe.toml"\n[diagnose.d]\nmodels = ["many"]\n')

@@ -13,6 +13,7 @@ from ensadv_data.data import open_dataset
 from ensadv_data.errors import AlignmentError, InputError
 from ensadv_data.evaluation.run import evaluate
 from ensadv_data.evaluation.stored import stored_sources
+from ensadv_data.manifest import read_manifest
 from ensadv_data.models import load_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import AttackSpec, DataSpec, EvaluateSpec, PrecomputeSpec, TrainSpec, parse_attack
@@ -108,6 +109,30 @@ def test_a_source_with_the_weights_of_the_target_is_white_box(models, store, sui
     assert row.twin == "first"
     assert list(row.black_box) == ["second"]
     assert set(row.white_box) == {parse_attack(text).label for text in ATTACKS}
+
+
+def test_the_result_names_the_store(models, store, suite):
+    spec = EvaluateSpec(suite=suite, images=40)
+    target = {"target": models["target"]}
+    read = evaluate(spec.model_copy(update={"shards": (store,)}), MINI, targets=target, sources={}).to_json()
+    assert read["stores"] == dict.fromkeys(("first", "second"), read_manifest(Path(store)).digest)
+    assert "stores" not in evaluate(spec, MINI, targets=target, sources={"first": models["first"]}).to_json()
+
+
+@pytest.mark.parametrize("suite", ["c1", "table2", "adaptive"])
+def test_a_source_that_the_suite_has_no_use_for_is_refused(models, store, suite):
+    target = {"target": models["target"]}
+    words = f"suite {suite}: attacks targets by themselves only; expected no source, got "
+    with pytest.raises(InputError, match=words + "first"):
+        evaluate(EvaluateSpec(suite=suite, images=40), MINI, targets=target, sources={"first": models["first"]})
+    with pytest.raises(InputError, match=words + store):
+        evaluate(EvaluateSpec(suite=suite, images=40, shards=(store,)), MINI, targets=target, sources={})
+
+
+def test_a_store_that_is_named_twice_is_refused(models, store, suite):
+    spec = EvaluateSpec(suite=suite, images=40, shards=(store, store))
+    with pytest.raises(InputError, match="shards: expected each store once, got"):
+        evaluate(spec, MINI, targets={"target": models["target"]}, sources={})
 
 
 def test_names_of_stored_and_of_computed_sources_differ(models, store, suite):

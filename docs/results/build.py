@@ -373,7 +373,7 @@ def lowered(results: Results, architecture: str) -> str:
 
 
 def binarised(results: Results, paper: Json) -> str:
-    """Appendix C.1: a standard model behind a rounding of its input, on images as they are, turned, and turned and flipped."""
+    """Appendix C.1: a standard model behind a rounding of its input, on images as they are and on changed ones."""
     rows = []
     images = {"c1": "as they are", "c1-rotated": "rotated by 20°", "c1-rotated-flipped": "rotated, five pixels flipped"}
     for stage, title in images.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from ensadv_data.data import Dataset
 from ensadv_data.errors import InputError
 from ensadv_data.evaluation.suites import Attack
+from ensadv_data.manifest import read_manifest
 from ensadv_data.spec import AttackSpec
 from ensadv_data.store import Entry, Store, open_store, perturb_images
 
@@ -27,7 +29,8 @@ class StoredSource:
     """One source of a store, with the entry of each attack that an evaluation makes on others from it."""
 
     name: str
-    digest: str
+    digest: str  # of the weights
+    made: str  # digest of the store
     store: Store
     entries: Mapping[str, Entry]  # by the attack's label
 
@@ -60,9 +63,11 @@ def stored_sources(paths: Sequence[str], dataset: Dataset, attacks: Sequence[Att
     AlignmentError
         A store was made for other images.
     """
+    if len(set(paths)) < len(paths):
+        raise InputError(f"shards: expected each store once, got {', '.join(paths)}")
     sources = []
     for path in paths:
-        store = open_store(path)
+        store, whole = open_store(path), read_manifest(Path(path)).digest
         header = store.header
         if header.split != dataset.split:
             raise InputError(
@@ -89,7 +94,7 @@ def stored_sources(paths: Sequence[str], dataset: Dataset, attacks: Sequence[Att
                     )
                 serving[attack.label] = entries[made[identity].name]
             digest = next(iter(entries.values())).source_digest
-            sources.append(StoredSource(name, digest, store, serving))
+            sources.append(StoredSource(name, digest, whole, store, serving))
     return sources
 
 

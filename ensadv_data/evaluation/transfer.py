@@ -94,6 +94,7 @@ class Transfer:
     suite: str
     sources: Mapping[str, str]  # name → digest
     targets: tuple[TargetResult, ...]
+    stores: Mapping[str, str] = field(default_factory=dict)  # source → digest of the store it was read from
 
     def to_json(self) -> dict[str, Any]:
         """As JSON; the same models and images give the same bytes."""
@@ -105,6 +106,7 @@ class Transfer:
             "epsilon": self.epsilon,
             "suite": self.suite,
             "sources": dict(self.sources),
+            **({"stores": dict(self.stores)} if self.stores else {}),
             "targets": {result.target: result.to_json() for result in self.targets},
         }
 
@@ -208,6 +210,7 @@ def measure_transfer(
         suite=suite,
         sources={source.name: source.digest for source in sources},
         targets=tuple(_result(target, sources, counts) for target in targets),
+        stores={source.name: source.made for source in sources if isinstance(source, StoredSource)},
     )
 
 

@@ -84,7 +84,7 @@ def print_diagnosis(result: Mapping[str, Any]) -> None:
 
 
 _MASKING = [
-    "single / iterative",
+    "single / iterative, 95%",
     "of means",
     "to the best",
     "loss clean",
@@ -102,7 +102,7 @@ def _masking_cells(found: Mapping[str, Any]) -> list[str]:
         return "–" if value is None else format(value, form)
 
     return [
-        text(found["ratio"], ".1%"),
+        text(found["ratio"], ".1%") + (f" ± {196 * error:.1f}" if (error := found.get("ratio_stderr")) else ""),
         text(found["ratio_of_means"], ".1%"),
         text(found["ratio_to_best"], ".1%"),
         *(f"{found[f'loss_{name}']:.3g}" for name in ("clean", "single", "iterative")),

@@ -176,11 +176,14 @@ def table6(results: Results, paper: Json) -> str:
                 str(paper["table6"][name]),
                 percent(margin.get("ratio"), 0),
                 percent(margin.get("ratio_of_means"), 0),
+                percent(margin.get("ratio_to_best"), 0),
                 percent(ce.get("ratio"), 0),
                 "–" if margin.get("cosine") is None else f"{margin['cosine']:.2f}",
             )
         )
-    return table(("model", "paper", "mean of ratios", "ratio of means", "mean of ratios, `ce`", "cosine"), rows)
+    return table(
+        ("model", "paper", "mean of ratios", "ratio of means", "to the best", "mean of ratios, `ce`", "cosine"), rows
+    )
 
 
 def table7(results: Results, paper: Json, stage: str) -> str:
@@ -253,32 +256,66 @@ def draws(results: Results) -> str:
     return table(columns, rows)
 
 
+Estimate = tuple[float, float]  # a value and its variance
+
+
+def share(row: Json | None) -> Estimate | None:
+    """An error rate as an estimate."""
+    return row and (float(row["error"]), row["error"] * (1 - row["error"]) / row["n"])
+
+
+def transferred(row: Json | None) -> Estimate | None:
+    """Mean error over the attacks from other models; its variance at most that of one of them."""
+    return row and share({"error": mean(row), "n": row["clean"]["n"]})
+
+
+def ratio_of(found: Json | None, key: str) -> Estimate | None:
+    """An approximation ratio over images."""
+    masking = (found or {}).get("masking") or {}
+    value, error = masking.get(key), masking.get(f"{key}_stderr")
+    return None if value is None or error is None else (float(value), float(error) ** 2)
+
+
+def less(one: Estimate | None, other: Estimate | None) -> Estimate | None:
+    """The difference of two estimates as if they were independent; on the same images that is too careful."""
+    return one and other and (one[0] - other[0], one[1] + other[1])
+
+
+def within(estimate: Estimate | None) -> str:
+    """An estimate in percent with its 95% interval."""
+    return "–" if estimate is None else f"{percent(estimate[0])} ± {percent(1.96 * math.sqrt(estimate[1]))}"
+
+
 def rounding(results: Results) -> str:
-    """Both forms of the loss on the same undefended nets, and what float32 loses."""
+    """What float32 loses of the signs of undefended nets."""
+    rows = []
+    for architecture in ARCHITECTURES:
+        signs = (results.model(f"holdout-{architecture}", "rounding-signs") or {}).get("rounding") or {}
+        shares = (percent(signs.get(key)) for key in ("wrong_ce", "lost_ce", "saturated"))
+        rows.append((architecture, *shares, percent(signs.get("wrong_margin"), 3)))
+    columns = ("net", "signs wrong by `ce`", "whole gradients lost by `ce`", "probability rounds to 1")
+    return table((*columns, "signs wrong by `margin`"), rows)
+
+
+def rounded_figures(results: Results) -> str:
+    """Both forms of the loss on the same undefended nets, and the difference: what of a figure is rounding."""
     rows = []
     for architecture in ARCHITECTURES:
         name = f"holdout-{architecture}"
-        margin, ce = results.target(name, "rounding"), results.target(name, "rounding-ce")
-        lost, by_ce = results.model(name, "rounding-signs"), results.model(name, "rounding-ratio-ce")
-        signs = (lost or {}).get("rounding") or {}
-        ratio = ((lost or {}).get("masking") or {}).get("ratio")
-        ratio_ce = ((by_ce or {}).get("masking") or {}).get("ratio")
-        pair = (margin, ce)
-        rows.append(
-            (
-                architecture,
-                percent(signs.get("wrong_ce")),
-                percent(signs.get("lost_ce")),
-                percent(signs.get("wrong_margin"), 3),
-                *(rate(row and by_name(row["white_box"], "fgsm")) for row in pair),
-                *(rate(row and by_name(row["white_box"], "r-fgsm")) for row in pair),
-                *(percent(row and mean(row)) for row in pair),
-                f"{percent(ratio, 0)}, {percent(ratio_ce, 0)}",
-            )
-        )
-    columns = ("net", "signs wrong by `ce`", "gradients lost by `ce`", "signs wrong by `margin`", "FGSM, `margin`")
-    columns += ("FGSM, `ce`", "R+FGSM, `margin`", "R+FGSM, `ce`", "transferred FGSM, `margin`")
-    return table((*columns, "transferred FGSM, `ce`", "ratio, `margin` and `ce`"), rows)
+        margin, ce = (results.target(name, stage) for stage in ("rounding", "rounding-ce"))
+        found, by_ce = (results.model(name, stage) for stage in ("rounding-signs", "rounding-ratio-ce"))
+        white = [{a: share(row and by_name(row["white_box"], a)) for a in ("fgsm", "r-fgsm")} for row in (ce, margin)]
+        measures = {
+            "FGSM": [w["fgsm"] for w in white],
+            "R+FGSM": [w["r-fgsm"] for w in white],
+            "R+FGSM above FGSM": [less(w["r-fgsm"], w["fgsm"]) for w in white],
+            "FGSM from B, C and D, mean": [transferred(row) for row in (ce, margin)],
+            "approximation ratio": [ratio_of(row, "ratio") for row in (by_ce, found)],
+            "approximation ratio, to the best": [ratio_of(row, "ratio_to_best") for row in (by_ce, found)],
+        }
+        for title, (one, other) in measures.items():
+            rows.append((architecture, title, within(one), within(other), within(less(other, one))))
+    return table(("net", "figure", "by `ce`", "by `margin`", "difference"), rows)
 
 
 def trained_on_rounded(results: Results) -> str:
@@ -288,7 +325,13 @@ def trained_on_rounded(results: Results) -> str:
         seeds = results.seeds(name, "rounding-trained")
         reads: tuple[Callable[[Json], float], ...] = (lambda r: float(r["clean"]["error"]), fgsm, r_fgsm, worst, mean)
         rows.append((title, str(len(seeds)), *(spread([read(row) for row in seeds]) for read in reads)))
-    return table(("stored directions from", "seeds", "clean", "FGSM", "R+FGSM", "worst black-box", "mean"), rows)
+    found = table(("stored directions from", "seeds", "clean", "FGSM", "R+FGSM", "worst black-box", "mean"), rows)
+    ce, margin = (results.seeds(name, "rounding-trained") for name in ("stepped4-ce", "D-adv-ens3"))
+    verdicts = (
+        f"{title} higher with directions from `ce`: {judged([read(r) for r in ce], [read(r) for r in margin])}."
+        for title, read in (("Worst black-box error", worst), ("Mean black-box error", mean), ("FGSM error", fgsm))
+    )
+    return "\n\n".join([found, *verdicts])
 
 
 def judged(greater: Sequence[float], smaller: Sequence[float], *, paired: bool = False) -> str:
@@ -412,6 +455,7 @@ def page(results: Results, paper: Json) -> str:
         "input_dropout": input_dropout(results),
         "draws": draws(results),
         "rounding": rounding(results),
+        "rounded_figures": rounded_figures(results),
         "rounding_trained": trained_on_rounded(results),
         "binarised": binarised(results, paper),
         "missing": missing(results),

@@ -50,6 +50,8 @@ class Masking:
     cosine: float | None  # of the two perturbations, mean over images
     cosine_excluded: int  # images that one of the attacks did not change
     gradient_norm: float  # of the loss at the image, mean
+    ratio_stderr: float | None = None  # standard error of ``ratio`` over the images
+    ratio_to_best_stderr: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -125,23 +127,26 @@ def measure_masking(
         advance(len(indices))
     clean, one, many = (np.concatenate(losses[name]) for name in ("clean", "single", "iterative"))
     usable, best = many > 0, np.maximum(one, many)
+    ratios, to_best = one[usable] / many[usable], one[best > 0] / best[best > 0]
     cosine = np.concatenate(cosines)
     alike = np.isfinite(cosine)
     return Masking(
         n=len(many),
         single=single.label,
         iterative=iterative.label,
-        ratio=float((one[usable] / many[usable]).mean()) if usable.any() else None,
+        ratio=_mean(ratios),
         ratio_of_means=float(one.mean() / many.mean()) if many.any() else None,
-        ratio_to_best=float((one[best > 0] / best[best > 0]).mean()) if best.any() else None,
+        ratio_to_best=_mean(to_best),
         ratio_excluded=int((~usable).sum()),
         above_one=int((one > many).sum()),
         loss_clean=float(clean.mean()),
         loss_single=float(one.mean()),
         loss_iterative=float(many.mean()),
-        cosine=float(cosine[alike].mean()) if alike.any() else None,
+        cosine=_mean(cosine[alike]),
         cosine_excluded=int((~alike).sum()),
         gradient_norm=float(np.concatenate(norms).mean()),
+        ratio_stderr=_stderr(ratios),
+        ratio_to_best_stderr=_stderr(to_best),
     )
 
 
@@ -189,6 +194,15 @@ def measure_rounding(
         lost_margin=lost["margin"] / n,
         saturated=saturated / n,
     )
+
+
+def _mean(values: F64) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _stderr(values: F64) -> float | None:
+    """Standard error of the mean."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def _gradient_norm(model: Model, x_NCHW: Tensor, y_N: Tensor) -> Tensor:

@@ -136,6 +136,7 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
 @click.option("--static", multiple=True, help="A static model, [NAME=]REF, to compute them at each step instead.")
 @click.option("--static-attack", help="Attack of the static models; fgsm unless given.")
 @click.option("--static-mode", default="eval", show_default=True, help="eval, or train: dropout active.")
+@click.option("--source-per", default="batch", show_default=True, help="Draw one source a batch, or one an example.")
 @click.option("--epsilon", default="0.3", show_default=True, help="0.3, 16/255 or normal:SIGMA,MAX.")
 @click.option("--batches", default="pair", show_default=True, help="pair, or replace (half of the batch).")
 @click.option("--adversarial-weight", type=float, help="λ: 1 with pair, 0.3 with replace, unless given.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -64,6 +64,7 @@ class Schedule:
     window: int = 0  # 0: a global permutation; W: shuffled inside windows of W blocks
     block: int = 1024  # examples of a block, for the window
     draws: int | None = None  # the first so many of each store; None: all
+    per_example: bool = False  # whether each example has a source of its own, instead of the whole step one
 
     @property
     def steps(self) -> int:
@@ -76,10 +77,29 @@ class StepPlan:
     """One global step as one rank sees it."""
 
     indices: I64  # (B,) examples
-    source: int | None  # into the schedule's sources; None: a clean step
+    source: int | None  # into the schedule's sources; None: a clean step, or each example has its own
     attack: int  # into the source's entries
     draws: I64  # (B,) stored draw of each example
     epsilon: F32  # (B,) L∞ radius, pixels in [0, 1]
+    sources: I64 | None = None  # (B,) where each example has its own
+    attacks: tuple[int, ...] = ()  # then of each source
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is perturbed."""
+        return self.source is None and self.sources is None
+
+    def parts(self, first: int) -> Iterator[tuple[I64 | slice, StepPlan]]:
+        """The examples from ``first`` on by their source: where each part is among them, and a plan of its own."""
+        if self.sources is None:
+            indices, draws, epsilon = self.indices[first:], self.draws[first:], self.epsilon[first:]
+            yield slice(None), StepPlan(indices, self.source, self.attack, draws, epsilon)
+            return
+        for source in np.unique(self.sources[first:]):
+            where = np.flatnonzero(self.sources[first:] == source)
+            rows = first + where
+            attack = self.attacks[source]
+            yield where, StepPlan(self.indices[rows], int(source), attack, self.draws[rows], self.epsilon[rows])
 
 
 def epoch_order(seed: int, epoch: int, *, n: int, block: int = 1024, window: int = 0) -> I64:
@@ -110,7 +130,8 @@ def plan_step(schedule: Schedule, *, epoch: int, step: int, place: Place = Place
     """The plan of one global step, for one rank.
 
     The source is drawn once per global step, the same on all ranks: drawn per rank, an online batch would
-    hold up 1 − (1 − 1/n)^R of all steps instead of 1/n. Draw and ε are drawn per example.
+    hold up 1 − (1 − 1/n)^R of all steps instead of 1/n. Draw and ε are drawn per example, and so is the source where
+    the schedule says so: then every step has examples of all sources, and computes the online gradient of some.
 
     Raises
     ------
@@ -123,21 +144,41 @@ def plan_step(schedule: Schedule, *, epoch: int, step: int, place: Place = Place
     if not 0 <= step < schedule.steps:
         raise QuantityError(f"step: expected 0 … {schedule.steps - 1}, got {step}")
     generator = numpy_generator("step", schedule.seed, epoch, step)
-    source = int(generator.integers(len(schedule.sources))) if schedule.sources else None
-    entries = schedule.sources[source].entries if source is not None else ()
-    attack = int(generator.integers(len(entries))) if entries else 0
-    stored = entries[attack][0].header.draws if entries else 1
-    draws = generator.integers(stored if schedule.draws is None else min(schedule.draws, stored), size=size)
+    sources, source, attacks = None, None, [0] * len(schedule.sources)
+    if schedule.per_example and schedule.sources:
+        sources = generator.integers(len(schedule.sources), size=size)
+        attacks = [_attack(generator, source) for source in schedule.sources]
+        draws = generator.integers(np.array([_draws(schedule, *pair) for pair in enumerate(attacks)])[sources])
+    elif schedule.sources:
+        source = int(generator.integers(len(schedule.sources)))
+        attacks[source] = _attack(generator, schedule.sources[source])
+        draws = generator.integers(_draws(schedule, source, attacks[source]), size=size)
+    else:
+        draws = np.zeros(size, np.int64)
     epsilon = _epsilons(generator, schedule.epsilon, size)
     mine = slice(place.rank * size // ranks, (place.rank + 1) * size // ranks)
     order = _order(schedule.seed, epoch, schedule.n, schedule.block, schedule.window)
     return StepPlan(
         indices=order[step * size : (step + 1) * size][mine],
         source=source,
-        attack=attack,
+        attack=0 if source is None else attacks[source],
         draws=draws[mine],
         epsilon=epsilon[mine],
+        sources=None if sources is None else sources[mine],
+        attacks=() if sources is None else tuple(attacks),
     )
+
+
+def _attack(generator: np.random.Generator, source: Source) -> int:
+    return int(generator.integers(len(source.entries))) if source.entries else 0
+
+
+def _draws(schedule: Schedule, source: int, attack: int) -> int:
+    """How many draws there are to choose from; one where the source computes."""
+    if not (entries := schedule.sources[source].entries):
+        return 1
+    stored = entries[attack][0].header.draws
+    return stored if schedule.draws is None else min(schedule.draws, stored)
 
 
 def static_sources(paths: Sequence[Path | str], dataset: Dataset) -> tuple[Source, ...]:

@@ -36,6 +36,7 @@ from ensadv_data.interrupts import deferred_interrupt
 from ensadv_data.journal import Journal
 from ensadv_data.keys import torch_seeded
 from ensadv_data.manifest import read_manifest
+from ensadv_data.meter import Meter
 from ensadv_data.mixing import (
     ONLINE,
     Batches,
@@ -173,6 +174,7 @@ class TrainingRun:
             window=spec.window,
             block=static[0].entries[0][0].header.block if static else 1024,
             draws=spec.draws,
+            per_example=spec.source_per == "example",
         )
         self.batches = Batches(dataset, self.schedule, fresh=spec.random_step == "fresh")
         module = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)
@@ -190,9 +192,7 @@ class TrainingRun:
             self.optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=spec.rate)
         else:
             self.optimizer = torch.optim.RMSprop(parameters, lr=spec.rate, alpha=0.9, eps=1.0, momentum=0.9)
-        self.names = [source.name for source in self.schedule.sources] or ["clean"]
-        # of this epoch and source: number of steps, sum of clean losses, sum of adversarial losses
-        self.meter = torch.zeros(len(self.names), 3, dtype=torch.float64, device=self.device)
+        self.meter = Meter([source.name for source in self.schedule.sources], device=self.device)
         self.record = _record(spec, dataset, models)
         self.clock = time.perf_counter()
 
@@ -202,7 +202,7 @@ class TrainingRun:
         images, labels = self.batches.read(plan)
         x = torch.from_numpy(images).to(self.device).float() / 255
         y = torch.from_numpy(labels).to(self.device)
-        adversarial = len(x) // (2 if self.spec.batches == "replace" else 1) if plan.source is not None else 0
+        adversarial = len(x) // (2 if self.spec.batches == "replace" else 1) if not plan.clean else 0
         clean = len(x) - (adversarial if self.spec.batches == "replace" else 0)
         inputs, targets = x[:clean], y[:clean]
         if adversarial:
@@ -224,24 +224,12 @@ class TrainingRun:
         return self._measured(plan, losses.detach(), clean, epoch, step)
 
     def epoch_summary(self, epoch: int, step: int) -> dict[str, Any]:
-        """Share and mean losses of each source over the epoch; the meters start again."""
-        rows = self.meter.cpu().tolist()
-        total = sum(row[0] for row in rows)
-        sources = {
-            name: {
-                "steps": int(count),
-                "share": count / total,
-                "loss_clean": clean / count if count else None,
-                "loss_adversarial": adversarial / count if count and name != "clean" else None,
-            }
-            for name, (count, clean, adversarial) in zip(self.names, rows, strict=True)
-        }
-        self.meter.zero_()
+        """Share and mean losses of each source over the epoch; the meter starts again."""
         return {
             "epoch": epoch,
             "step": step,
             "learning_rate": learning_rate(self.spec, epoch),
-            "sources": sources,
+            "sources": self.meter.summary(),
         }
 
     def checkpoint(self, number: int) -> None:
@@ -249,7 +237,7 @@ class TrainingRun:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-        tensors["meter"] = self.meter
+        tensors["meter"] = self.meter.sums
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         about = json.dumps({"number": number, "record": self.record}, sort_keys=True)
         write_atomic(self.checkpoint_path, save(whole, metadata={"ensadv_data": about}))
@@ -278,22 +266,30 @@ class TrainingRun:
                 _, index, name = key.split(".")
                 state.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        self.meter.copy_(tensors["meter"])
+        self.meter.sums.copy_(tensors["meter"])
         return int(about["number"])
 
     def _adversarial(self, images: Any, x: Tensor, plan: StepPlan, count: int, *, epoch: int, step: int) -> Tensor:
-        """The last ``count`` images of the batch, perturbed by the plan's source."""
+        """The last ``count`` images of the batch, each perturbed by the source that the plan has for it."""
         first = len(x) - count
-        if plan.source is None:
-            raise InputError("expected a step with a source, got a clean one")
-        source = self.schedule.sources[plan.source]
+        if plan.sources is None:
+            ((_, whole),) = plan.parts(first)
+            return self._perturbed(images[first:], x[first:], whole, epoch=epoch, step=step)
+        x_adv = torch.empty_like(x[first:])
+        for where, part in plan.parts(first):
+            x_adv[where] = self._perturbed(images[first:][where], x[first:][where], part, epoch=epoch, step=step)
+        return x_adv
+
+    def _perturbed(self, images: Any, x: Tensor, plan: StepPlan, *, epoch: int, step: int) -> Tensor:
+        """Images of one source, perturbed."""
+        source = self.schedule.sources[plan.source or 0]
         if source.entries:
-            return torch.from_numpy(self.batches.perturb(images[first:], plan, epoch=epoch)).to(self.device)
+            return torch.from_numpy(self.batches.perturb(images, plan, epoch=epoch)).to(self.device)
         return computed_perturbation(
             self.computed[source.name],
-            x[first:],
-            examples=plan.indices[first:],
-            epsilon=None if self.spec.epsilon.sigma is None else plan.epsilon[first:],
+            x,
+            examples=plan.indices,
+            epsilon=None if self.spec.epsilon.sigma is None else plan.epsilon,
             seed=self.spec.seed,
             epoch=epoch,
             step=step,
@@ -302,19 +298,18 @@ class TrainingRun:
         )
 
     def _measured(self, plan: StepPlan, losses: Tensor, clean: int, epoch: int, step: int) -> dict[str, Any]:
-        row = plan.source or 0
-        loss_clean = losses[:clean].mean()
-        loss_adversarial = losses[clean:].mean() if clean < len(losses) else torch.zeros_like(loss_clean)
-        self.meter[row] += torch.stack([torch.ones_like(loss_clean), loss_clean, loss_adversarial]).double()
+        loss_clean, adversarial = losses[:clean].mean(), losses[clean:]
+        sources = None if plan.sources is None else plan.sources[len(plan.sources) - len(adversarial) :]
+        loss_adversarial = self.meter.add(loss_clean, adversarial, plan.source, sources)
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         return {
             "epoch": epoch,
             "step": step,
-            "source": self.names[row],
+            "source": self.meter.names[plan.source or 0] if plan.sources is None else "each its own",
             "epsilon": float(plan.epsilon.mean()),
             "loss_clean": loss_clean,
-            "loss_adversarial": loss_adversarial if plan.source is not None else None,
+            "loss_adversarial": None if plan.clean else loss_adversarial,
             "seconds": round(seconds, 6),
         }
 

@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "spec", "dist", "keys", "files", "memory", "progress", "interrupts"),
     ("attacks", "codec"),
     ("store", "data", "models", "manifest"),
-    ("mixing", "evaluation", "perturbation", "inspection", "journal", "online", "report"),
+    ("mixing", "evaluation", "perturbation", "inspection", "journal", "meter", "online", "report"),
     ("precompute", "training", "recipe", "terminal"),
     ("pipeline",),
     ("cli",),

@@ -168,6 +168,60 @@ def test_the_source_is_drawn_once_a_step_and_evenly():
     assert np.abs(follows - 2999 / 9).max() < 5 * math.sqrt(2999 / 9)  # no step depends on the one before
 
 
+def test_each_example_may_have_a_source_of_its_own(made):
+    """Drawn evenly and independently, with the draws and the attack of that source; ranks have slices of it."""
+    sources = (Source(ONLINE), made.source, Source("other", made.source.entries[1:2]))
+    schedule = Schedule(seed=1, n=N, batch_size=40, sources=sources, draws=2, per_example=True)
+    plans = [plan_step(schedule, epoch=epoch, step=0) for epoch in range(300)]
+    assert all(plan.source is None and not plan.clean for plan in plans)
+    drawn = np.stack([plan.sources for plan in plans])
+    assert stats.chisquare(np.bincount(drawn.ravel(), minlength=3)).pvalue > 1e-3
+    pairs = np.bincount(3 * drawn[:, 0] + drawn[:, 1], minlength=9)
+    assert stats.chisquare(pairs).pvalue > 1e-3  # neighbours know nothing of each other
+    draws = np.stack([plan.draws for plan in plans])
+    assert draws[drawn == 0].max() == 0  # who computes has one
+    assert stats.chisquare(np.bincount(draws[drawn > 0], minlength=2)).pvalue > 1e-3
+    attacks = np.array([plan.attacks for plan in plans])
+    assert attacks[:, 0].max() == attacks[:, 2].max() == 0
+    assert stats.chisquare(np.bincount(attacks[:, 1], minlength=3)).pvalue > 1e-3
+    ranks = [plan_step(schedule, epoch=7, step=0, place=Place(rank, 4)) for rank in range(4)]
+    assert {plan.attacks for plan in ranks} == {plans[7].attacks}
+    for name in ("indices", "draws", "epsilon", "sources"):
+        assert is_bit_equal(np.concatenate([getattr(plan, name) for plan in ranks]), getattr(plans[7], name))
+
+
+@pytest.mark.parametrize("first", [0, 3])
+@pytest.mark.parametrize("per_example", [True, False])
+def test_the_parts_of_a_step_are_its_examples_by_source(made, first, per_example):
+    """Each image is perturbed as if it were alone."""
+    sources = (made.source, Source("other", made.source.entries[1:2]))
+    law = EpsilonSpec(sigma=0.2, epsilon=0.3)
+    schedule = Schedule(seed=1, n=N, batch_size=10, sources=sources, epsilon=law, per_example=per_example)
+    batches, lone = Batches(made.data, schedule), 0
+    for epoch in range(4):
+        plan = plan_step(schedule, epoch=epoch, step=1)
+        images, _ = batches.read(plan)
+        seen = []
+        for where, part in plan.parts(first):
+            x_adv = batches.perturb(images[first:][where], part, epoch=epoch)
+            rows = np.arange(first, 10)[where]
+            seen += rows.tolist()
+            for i, mine in zip(rows, x_adv, strict=True):
+                source = plan.source if plan.sources is None else int(plan.sources[i])
+                attack = plan.attack if plan.sources is None else plan.attacks[source]
+                alone = StepPlan(
+                    *(
+                        v[i : i + 1] if isinstance(v, np.ndarray) else v
+                        for v in (plan.indices, source, attack, plan.draws, plan.epsilon)
+                    )
+                )
+                assert part.source == source
+                assert is_bit_equal(mine[None], batches.perturb(images[i : i + 1], alone, epoch=epoch))
+        assert sorted(seen) == list(range(first, 10))
+        lone += len(list(plan.parts(first)))
+    assert (lone > 4) == per_example
+
+
 def test_draws_and_attacks_are_drawn_evenly(made):
     schedule = Schedule(seed=1, n=N, batch_size=40, sources=(made.source,))
     plans = [plan_step(schedule, epoch=epoch, step=0) for epoch in range(200)]

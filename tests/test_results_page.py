@@ -102,6 +102,30 @@ def test_results_of_either_loss_are_read(build, tmp_path):
     assert lines[2] == "| A | R+FGSM above FGSM | 1.0 ± 7.3 | – | – |"
 
 
+@pytest.mark.parametrize(
+    ("stored", "online", "words"),
+    [
+        ([0.30, 0.31, 0.32], [0.20, 0.21, 0.22], "+10.0 [+7.7, +12.3]: worse"),
+        ([0.20, 0.21, 0.22], [0.30, 0.31, 0.32], "-10.0 [-12.3, -7.7]: better"),
+        ([0.20, 0.30, 0.40], [0.25, 0.30, 0.38], "-1.0 [-21.4, +19.4]: no difference resolved"),
+        ([0.20], [0.25, 0.30], "-7.5 (one seed)"),
+        ([], [0.25], "–"),
+    ],
+)
+def test_stored_draws_are_compared_with_the_same_gradients_online(build, stored, online, words):
+    assert build.gap(stored, online) == words
+
+
+def test_every_training_of_the_study_is_on_the_page(build):
+    from ensadv_data.recipe import packaged_recipe, read_recipe
+
+    recipe = read_recipe(packaged_recipe("mnist-draws"))
+    targets = [name for stage in ("draws", "draws-C") for name in recipe.stage(stage).inputs if name != "holdouts"]
+    groups = {name.rpartition(".")[0] if name.rpartition(".")[2].isdigit() else name for name in targets}
+    assert groups == set(build.DRAWS)
+    assert set(build.PAIRS) | set(build.PAIRS.values()) <= groups
+
+
 def test_what_is_rounding_is_the_difference_of_both_forms(build, tmp_path):
     for stage, fgsm, ratio in (("rounding", 30, 0.8), ("rounding-ce", 10, 0.5)):
         row = measured(fgsm, 40, 60) | {"clean": rate(1)}

@@ -139,11 +139,32 @@ def test_equal_runs_give_equal_files_and_other_seeds_others(tmp_path, data, stor
     assert a != c
 
 
-@pytest.mark.parametrize("choice", [{"random_step": "stored"}, {"online_mode": "eval"}, {"window": 2}])
+@pytest.mark.parametrize(
+    "choice",
+    [{"random_step": "stored"}, {"online_mode": "eval"}, {"window": 2}, {"source_per": "example"}],
+)
 def test_each_choice_is_heard(tmp_path, data, store, choice):
     usual = train(ensemble(store), data, tmp_path / "usual.safetensors")
     other = train(ensemble(store, **choice), data, tmp_path / "other.safetensors")
     assert usual.digest != other.digest
+
+
+@pytest.mark.parametrize("batches", ["pair", "replace"])
+def test_with_a_source_of_its_own_for_each_example_shares_and_losses_are_by_example(tmp_path, data, store, batches):
+    spec = ensemble(store, epochs=3, source_per="example", batches=batches)
+    train(spec, data, tmp_path / "e.safetensors", log_every=1)
+    lines = lines_of(tmp_path / "e.safetensors")
+    steps = [line for line in lines if "source" in line]
+    assert {line["source"] for line in steps} == {"each its own"}
+    for epoch, line in enumerate(line for line in lines if "sources" in line):
+        rows = line["sources"].values()
+        assert sum(row["share"] for row in rows) == pytest.approx(1)
+        assert all(0.05 < row["share"] < 0.8 for row in rows)
+        mine = [step for step in steps if step["epoch"] == epoch]
+        for name in ("loss_clean", "loss_adversarial"):
+            mean = sum(row["share"] * row[name] for row in rows)
+            assert mean == pytest.approx(np.mean([step[name] for step in mine]), rel=1e-4)
+        assert len({row["loss_adversarial"] for row in rows}) == 3
 
 
 # Static models whose perturbations are computed at each step
@@ -301,9 +322,9 @@ class Stopping:
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 6, 9])
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_an_interrupted_run_is_resumed_to_the_bit(tmp_path, data, store, stop, optimizer):
-    spec = ensemble(store, optimizer=optimizer)
+@pytest.mark.parametrize("fields", [{"optimizer": "adam"}, {"optimizer": "rmsprop"}, {"source_per": "example"}])
+def test_an_interrupted_run_is_resumed_to_the_bit(tmp_path, data, store, stop, fields):
+    spec = ensemble(store, **fields)
     whole = train(spec, data, tmp_path / "whole.safetensors", log_every=2)
     out = tmp_path / "parts.safetensors"
     with pytest.raises(Interrupted, match=f"stopped after step {stop} of 10; the same command resumes") as caught:

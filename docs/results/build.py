@@ -224,29 +224,53 @@ def table8(results: Results, paper: Json) -> str:
 
 
 DRAWS = {
-    "D-adv": "no static model (standard adversarial training)",
-    "online-eval": "gradients online, evaluation mode",
-    "online-train": "gradients online, dropout active",
-    "online-stepped": "R+ gradients online, α = 0.1",
-    "fixed": "one stored direction, evaluation mode",
-    "dropout2": "2 stored draws, dropout active",
-    "dropout4": "4 stored draws, dropout active",
-    "dropout8": "8 stored draws, dropout active",
-    "dropout16": "16 stored draws, dropout active",
-    "stepped1": "1 stored R+ draw, α = 0.1, fresh step",
-    "D-adv-ens3": "4 stored R+ draws, α = 0.1, fresh step",
-    "stepped8": "8 stored R+ draws, α = 0.1, fresh step",
-    "stepped4-stored": "4 stored R+ draws, α = 0.1, stored step",
-    "stepped4-05": "4 stored R+ draws, α = 0.05, fresh step",
-    "stepped4-15": "4 stored R+ draws, α = 0.15, fresh step",
+    "D-adv": "D: no static model (standard adversarial training)",
+    "online-eval": "D: gradients online, evaluation mode",
+    "online-train": "D: gradients online, dropout active",
+    "online-stepped": "D: R+ gradients online, α = 0.1",
+    "fixed": "D: one stored direction, evaluation mode",
+    "dropout2": "D: 2 stored draws, dropout active",
+    "dropout4": "D: 4 stored draws, dropout active",
+    "dropout8": "D: 8 stored draws, dropout active",
+    "dropout16": "D: 16 stored draws, dropout active",
+    "stepped1": "D: 1 stored R+ draw, α = 0.1, fresh step",
+    "D-adv-ens3": "D: 4 stored R+ draws, α = 0.1, fresh step",
+    "stepped8": "D: 8 stored R+ draws, α = 0.1, fresh step",
+    "stepped4-stored": "D: 4 stored R+ draws, α = 0.1, stored step",
+    "stepped4-05": "D: 4 stored R+ draws, α = 0.05, fresh step",
+    "stepped4-15": "D: 4 stored R+ draws, α = 0.15, fresh step",
+    "stepped4-example": "D: 4 stored R+ draws, α = 0.1, fresh step, source drawn for each example",
+    "C-adv": "C: no static model (standard adversarial training)",
+    "C-online-stepped": "C: R+ gradients online, α = 0.1",
+    "C-fixed": "C: one stored direction, evaluation mode",
+    "C-adv-ens3": "C: 4 stored R+ draws, α = 0.1, fresh step",
 }
+# Stored, and the same gradients computed online.
+PAIRS = {
+    "fixed": "online-eval",
+    "dropout2": "online-train",
+    "dropout4": "online-train",
+    "dropout8": "online-train",
+    "dropout16": "online-train",
+    "stepped1": "online-stepped",
+    "D-adv-ens3": "online-stepped",
+    "stepped8": "online-stepped",
+    "stepped4-stored": "online-stepped",
+    "stepped4-example": "online-stepped",
+    "C-adv-ens3": "C-online-stepped",
+}
+
+
+def of_draws(results: Results, name: str) -> list[Json]:
+    """All seeds of a training of the study."""
+    return results.seeds(name, "draws", "draws-C")
 
 
 def draws(results: Results) -> str:
     """The study of draws: mean over seeds and its 95% interval."""
     rows = []
     for name, title in DRAWS.items():
-        seeds = results.seeds(name, "draws")
+        seeds = of_draws(results, name)
         models = results.files.get("draws-masking", {}).get("models", {})
         ratios = [m["masking"]["ratio"] for n, m in models.items() if is_seed(n, name)]
         reads: tuple[Callable[[Json], float], ...] = (lambda r: float(r["clean"]["error"]), fgsm, r_fgsm, worst, mean)
@@ -254,6 +278,28 @@ def draws(results: Results) -> str:
         rows.append((title, str(len(seeds)), *cells, spread([r for r in ratios if r is not None])))
     columns = ("static perturbations", "seeds", "clean", "FGSM", "R+FGSM", "worst black-box", "mean black-box", "ratio")
     return table(columns, rows)
+
+
+def stored_and_online(results: Results) -> str:
+    """Stored draws less the same gradients online, over seeds."""
+    rows = []
+    for stored, online in PAIRS.items():
+        both = [of_draws(results, name) for name in (stored, online)]
+        cells = (gap(*([read(row) for row in seeds] for seeds in both)) for read in (worst, mean))
+        rows.append((DRAWS[stored], DRAWS[online].partition(": ")[2], *cells))
+    return table(("stored", "online", "worst black-box: stored − online", "mean black-box: stored − online"), rows)
+
+
+def gap(one: Sequence[float], other: Sequence[float]) -> str:
+    """The difference of two means over seeds with its 95% interval (Welch), and what follows from it."""
+    if not one or not other:
+        return "–"
+    difference = math.fsum(one) / len(one) - math.fsum(other) / len(other)
+    if min(len(one), len(other)) < 2:
+        return f"{100 * difference:+.1f} (one seed)"
+    interval = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    verdict = "worse" if interval.low > 0 else "better" if interval.high < 0 else "no difference resolved"
+    return f"{100 * difference:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]: {verdict}"
 
 
 Estimate = tuple[float, float]  # a value and its variance
@@ -454,6 +500,7 @@ def page(results: Results, paper: Json) -> str:
         "claims": claims(results),
         "input_dropout": input_dropout(results),
         "draws": draws(results),
+        "stored_and_online": stored_and_online(results),
         "rounding": rounding(results),
         "rounded_figures": rounded_figures(results),
         "rounding_trained": trained_on_rounded(results),

@@ -50,7 +50,7 @@ class TrainSpec(Spec):
     Sources are stores (``shards``), or static models whose perturbations are computed at each step (``static``).
     """
 
-    SILENT: ClassVar = frozenset({"draws", "static", "static_attack", "static_mode"})
+    SILENT: ClassVar = frozenset({"draws", "source_per", "static", "static_attack", "static_mode"})
 
     architecture: str
     epochs: int = Field(default=6, ge=1)
@@ -65,6 +65,7 @@ class TrainSpec(Spec):
     static: dict[str, str] = Field(default_factory=dict)  # name → model reference
     static_attack: AttackSpec | None = None
     static_mode: Literal["train", "eval"] = "eval"
+    source_per: Literal["batch", "example"] = "batch"
     batches: Literal["pair", "replace"] = "pair"
     adversarial_weight: float | None = Field(default=None, ge=0)
     random_step: Literal["fresh", "stored"] = "fresh"

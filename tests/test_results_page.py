@@ -60,6 +60,9 @@ def test_tables_hold_our_values_beside_the_printed_ones(build, tmp_path):
     paper = json.loads((FOLDER / "paper.json").read_text())
     rows = build.table8(build.Results(tmp_path), paper).splitlines()
     assert rows[2 + 3 * 3] == "| D-adv | 1 | 1.0 (2.6) | 10.0 (25.5) | 40.0 (32.5) | 30.0 (23.5) | 20.0 |"
+    (tmp_path / "table8-D-ce.json").write_text(json.dumps({"targets": {"D-adv": measured(5, 20)}}))
+    by_ce = build.table8(build.Results(tmp_path), paper, ce=True).splitlines()
+    assert by_ce[2 + 3 * 3].startswith("| D-adv | 1 | 1.0 (2.6) | 5.0 (25.5) |")
     assert rows[2].startswith("| A-adv | 0 | – (0.8) | – (2.2) |")
     assert "D-adv-ens" in build.missing(build.Results(tmp_path))
     assert "D-adv," not in build.missing(build.Results(tmp_path))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.functional import max_pool2d
 
+from ensadv_data.data import open_dataset
 from ensadv_data.errors import IntegrityError, ModelError, OutputError, UnknownNameError
 from ensadv_data.models import ARCHITECTURES, Model, build_model, load_model, read_metadata, save_model, weights_digest
 from laws import is_bit_equal, is_pure
@@ -57,6 +60,24 @@ def test_parameters_are_those_of_table_5(architecture):
     module = make(architecture)
     assert sum(parameter.numel() for parameter in module.parameters()) == PARAMETERS[architecture]
     assert module.eval()(torch.zeros(2, *MNIST)).shape == (2, 10)
+
+
+def test_c_is_that_of_table_5_though_it_pools_first():
+    images, _ = open_dataset("mnist-mini", "test", limit=50).read(np.arange(50))
+    module, logits, gradients = make("C"), [], []
+    convolutions = [layer for layer in module if isinstance(layer, nn.Conv2d)]
+    for printed in (False, True):
+        x = (torch.from_numpy(images).float() / 255).requires_grad_(True)
+        if printed:
+            hidden = max_pool2d(convolutions[0](x).tanh(), 2)
+            hidden = max_pool2d(convolutions[1](hidden).tanh(), 2)
+            out = module[-1](module[-2](module[-3](hidden.flatten(1))))
+        else:
+            out = module(x)
+        logits.append(out)
+        gradients.append(torch.autograd.grad(out.logsumexp(1).sum(), x)[0])
+    assert torch.allclose(*logits, rtol=0, atol=1e-6)
+    assert torch.allclose(*gradients, rtol=0, atol=1e-6)
 
 
 def test_sums_by_hand():

@@ -244,6 +244,7 @@ def precompute(
 @_device_option
 @click.option("--loss", default="margin", show_default=True, help="Of attacks that name none: margin, or ce.")
 @click.option("--shift", help="Move the images before they are attacked: rotate=DEGREES,flip=PIXELS (App. C.1).")
+@click.option("--pictures", type=int, default=0, help="Keep so many images, before and after attacks, for the report.")
 @click.option("--matrix", is_flag=True, help="Print every attack and source too; * marks the strongest and its ties.")
 @click.option("--csv", type=_PATH, help="Attack × target to write: accuracies, their mean and their worst.")
 @click.option("--out", type=_PATH, help="JSON to write.")

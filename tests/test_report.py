@@ -25,6 +25,7 @@ from ensadv_data.evaluation.transfer import TargetResult, Transfer
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord
 from ensadv_data.mixing import ONLINE, Batches, Schedule, StepPlan, static_sources
 from ensadv_data.report import charts, page, write_report
+from ensadv_data.report.inputs import read_log
 from ensadv_data.spec import EpsilonSpec
 from ensadv_data.store import Entry, Header, Planes, StoreWriter, open_store
 
@@ -99,7 +100,7 @@ def write_result(path: Path, targets: tuple[TargetResult, ...] = TARGETS, **chan
     return path
 
 
-def summary(epoch: int, sources: Mapping[str, tuple[int, float | None, float | None]]) -> dict[str, Any]:
+def summary(epoch: int, sources: Mapping[str, tuple[float, float | None, float | None]]) -> dict[str, Any]:
     total = sum(steps for steps, _, _ in sources.values())
     return {
         "epoch": epoch,
@@ -406,6 +407,20 @@ def test_a_log_without_a_finished_epoch_has_no_chart_yet(tmp_path: Path) -> None
     diverged = write_log(tmp_path / "lost.jsonl", summary(0, {"online": (3, float("nan"), float("inf"))}))
     words = page_of(write_report(tmp_path / "out.html", title="t", logs=[log, diverged])).text
     assert words.count("No epoch with a finite loss is in this log yet") == 2
+
+
+def test_a_source_for_each_example_has_parts_of_steps_and_no_expected_deviation(tmp_path: Path) -> None:
+    """How many examples were drawn is not in the log, so chance cannot be told from it."""
+    whole = {"online": (50, 1.6, 3.1), "B": (50, 1.5, 2.2)}
+    parts = {"online": (1250.5, 1.6, 3.1), "B": (1249.5, 1.5, 2.2)}
+    for sources, said in ((whole, True), (parts, False)):
+        log = write_log(tmp_path / "l.jsonl", step_line(0, 0, "each its own"), summary(0, sources))
+        mix = page.describe_mix(read_log(log))
+        assert mix is not None
+        assert [row["share"] for row in mix["rows"]] == pytest.approx([0.5, 0.5], abs=1e-3)
+        assert all((row["deviations"] is not None) == said for row in mix["rows"])
+        words = page_of(write_report(tmp_path / "out.html", title="t", logs=[log])).text
+        assert "1,250" in words or said
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 7), (3, 8, 8), (3, 80, 70)])

@@ -75,8 +75,9 @@ def measure(command: Sequence[str], into: Path) -> None:
 
 
 def thin(result: Json) -> Json:
-    """Without the points of loss surfaces, which are the report's, and large."""
+    """Without pictures and the points of loss surfaces, which are the report's, and large."""
     models = result.get("models", {})
+    result = {key: value for key, value in result.items() if key != "pictures"}
     return {**result, **({"models": {k: {**v, "surface": None} for k, v in models.items()}} if models else {})}
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from ensadv_data.data import open_data, shifted
 from ensadv_data.errors import InputError
 from ensadv_data.evaluation.adaptive import measure_adaptive
+from ensadv_data.evaluation.pictures import pictures_of
 from ensadv_data.evaluation.stored import stored_sources
 from ensadv_data.evaluation.suites import suite_named
 from ensadv_data.evaluation.transfer import Transfer, measure_transfer
@@ -31,7 +32,7 @@ def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], 
     if not black_box and (sources or spec.shards):
         given = ", ".join([*sources, *spec.shards])
         raise InputError(f"suite {spec.suite}: attacks targets by themselves only; expected no source, got {given}")
-    dataset = open_data(data.model_copy(update={"limit": spec.images}), "test")
+    dataset = original = open_data(data.model_copy(update={"limit": spec.images}), "test")
     if spec.shift is not None:
         dataset = shifted(dataset, spec.shift, seed=spec.seed)
     models = load_models([targets, sources], device=spec.device)
@@ -53,6 +54,11 @@ def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], 
             device=spec.device,
             advance=advance,
         )
+        if spec.pictures:
+            pictures = pictures_of(
+                models[0], original, dataset, white_box, count=spec.pictures, seed=spec.seed, device=spec.device
+            )
+            transfer = replace(transfer, pictures=pictures)
         if not adversaries:
             return transfer
         samples = open_data(data, "train")

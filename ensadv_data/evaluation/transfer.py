@@ -28,7 +28,7 @@ from ensadv_data.evaluation.suites import Attack
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.models import Model, check_models
 
-__all__ = ["TargetResult", "Transfer", "measure_transfer"]
+__all__ = ["TargetResult", "Transfer", "measure_transfer", "perturbed"]
 
 Wrong = npt.NDArray[np.bool_]
 
@@ -95,6 +95,7 @@ class Transfer:
     sources: Mapping[str, str]  # name → digest
     targets: tuple[TargetResult, ...]
     stores: Mapping[str, str] = field(default_factory=dict)  # source → digest of the store it was read from
+    pictures: Mapping[str, Any] | None = None  # the first images, if they were asked for
 
     def to_json(self) -> dict[str, Any]:
         """As JSON; the same models and images give the same bytes."""
@@ -108,6 +109,7 @@ class Transfer:
             "sources": dict(self.sources),
             **({"stores": dict(self.stores)} if self.stores else {}),
             "targets": {result.target: result.to_json() for result in self.targets},
+            **({} if self.pictures is None else {"pictures": dict(self.pictures)}),
         }
 
 
@@ -180,7 +182,7 @@ def measure_transfer(
             name = (model.digest, attack.label)
             x_adv: torch.Tensor | None = kept.get(name)
             if x_adv is None:
-                x_adv = _perturbed(model, attack, x, y, indices, seed=seed)
+                x_adv = perturbed(model, attack, x, y, indices, seed=seed)
                 if name in twice:
                     kept[name] = x_adv
             return x_adv
@@ -214,7 +216,7 @@ def measure_transfer(
     )
 
 
-def _perturbed(
+def perturbed(
     model: Model | StoredSource,
     attack: Attack,
     x: torch.Tensor,

@@ -9,7 +9,7 @@ from pathlib import Path
 from ensadv_data.data import Dataset
 from ensadv_data.errors import QuantityError
 from ensadv_data.files import write_atomic
-from ensadv_data.report.charts import draw_errors, draw_losses, draw_pictures
+from ensadv_data.report.charts import draw_errors, draw_examples, draw_losses, draw_pictures
 from ensadv_data.report.diagnoses import describe_diagnosis, read_diagnosis
 from ensadv_data.report.inputs import read_json, read_log, read_result
 from ensadv_data.report.page import (
@@ -94,7 +94,11 @@ def write_report(
         n_test=in_one_word([result.n for result in read]),
         n_train=None if data is None else len(data),
         results=[
-            describe_result(result, chart=draw_errors(result, salt=f"errors {number}"))
+            describe_result(
+                result,
+                chart=draw_errors(result, salt=f"errors {number}"),
+                examples=[] if result.pictures is None else draw_examples(result.pictures),
+            )
             for number, result in enumerate(read)
         ],
         diagnoses=[

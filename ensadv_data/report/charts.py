@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ensadv_data.data import Dataset, digest_examples
-from ensadv_data.report.inputs import Curve, Rate, Result, Run, Target
+from ensadv_data.report.inputs import Curve, Pictures, Rate, Result, Run, Target
 from ensadv_data.store import Store, perturb_images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_curves", "draw_errors", "draw_losses", "draw_pictures", "encode_png", "picture_of"]
+__all__ = ["draw_curves", "draw_errors", "draw_examples", "draw_losses", "draw_pictures", "encode_png", "picture_of"]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -178,6 +178,12 @@ def draw_pictures(data: Dataset, stores: Sequence[Store], *, epsilon: float) -> 
         "left_out": len(entries) - len(strips),
         "is_cut": max(data.shape[1:]) > _SIDE,
     }
+
+
+def draw_examples(pictures: Pictures) -> list[dict[str, Any]]:
+    """Test images before and after, a row for each thing that was done to them, as PNG."""
+    shown = 8 if max(pictures.rows[0][1].shape[2:]) <= _SIDE // 2 else 4
+    return [{"name": name, "strip": _strip(images[:shown] / np.float32(255))} for name, images in pictures.rows]
 
 
 def encode_png(pixels_HWC: U8) -> bytes:

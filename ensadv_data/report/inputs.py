@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -9,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ensadv_data.errors import InputError
 
 __all__ = [
     "Curve",
     "Node",
+    "Pictures",
     "Rate",
     "Result",
     "Run",
@@ -68,6 +73,14 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """Test images before and after: uint8 (n, C, H, W) by what was done to them."""
+
+    labels: tuple[int, ...]
+    rows: tuple[tuple[str, npt.NDArray[np.uint8]], ...]
+
+
+@dataclass(frozen=True)
 class Result:
     """One evaluation."""
 
@@ -78,6 +91,7 @@ class Result:
     suite: str
     sources: tuple[str, ...]
     targets: tuple[Target, ...]
+    pictures: Pictures | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ class Curve:
     """Mean losses of one source, for each finished epoch; None where the source was not drawn."""
 
     epochs: tuple[int, ...] = ()
-    steps: tuple[int, ...] = ()
+    steps: tuple[float, ...] = ()  # not whole where each example has a source of its own
     clean: tuple[float | None, ...] = ()
     adversarial: tuple[float | None, ...] = ()
 
@@ -149,6 +163,12 @@ class Node:
         """The value as a finite number."""
         if not isinstance(self.value, int | float) or isinstance(self.value, bool) or not math.isfinite(self.value):
             raise self.fail("a number")
+        return float(self.value)
+
+    def amount(self) -> float:
+        """The value as a finite number from 0 up."""
+        if self.number() < 0:
+            raise self.fail("a number from 0 up")
         return float(self.value)
 
     def maybe(self) -> float | None:
@@ -220,7 +240,28 @@ def read_result(name: str, root: Node) -> Result:
         suite=root.at("suite").text(),
         sources=tuple(root.at("sources").table()),
         targets=targets,
+        pictures=_pictures(root.at("pictures")) if "pictures" in root.table() else None,
     )
+
+
+def _pictures(node: Node) -> Pictures:
+    labels = tuple(label.count() for label in node.at("labels").items_of_list())
+    shape = tuple(side.count(1) for side in node.at("shape").items_of_list())
+    if len(shape) != 3 or not labels:
+        raise node.fail("labels, and a shape of three sides")
+    named = [("as it is", node.at("clean")), ("changed", node.at("changed"))]
+    for target, by in node.at("attacked").items():
+        named += [(f"{attack} on {target}", images) for attack, images in by.items()]
+    rows = []
+    for name, images in named:
+        if name == "changed" and images.value is None:
+            continue
+        try:
+            pixels = np.frombuffer(base64.b64decode(images.text(), validate=True), np.uint8)
+            rows.append((name, pixels.reshape(len(labels), *shape)))
+        except ValueError:
+            raise images.fail(f"base64 of {len(labels)} images of shape {shape}") from None
+    return Pictures(labels, tuple(rows))
 
 
 def _target(name: str, node: Node) -> Target:
@@ -250,7 +291,7 @@ def read_log(path: Path) -> Run:
     lines = _text_of(path, "a log", remedy).splitlines()
     if not lines:
         raise InputError(f"{path}: expected the lines of a log, got an empty file; {remedy}")
-    rows: dict[str, list[tuple[int, int, float | None, float | None]]] = {}
+    rows: dict[str, list[tuple[int, float, float | None, float | None]]] = {}
     drawn: dict[str, None] = {}  # sources of steps; an unfinished epoch has no summary yet
     for number, line in enumerate(lines, start=1):
         node = _parsed(f"{path}: line {number}", line, remedy)
@@ -259,7 +300,7 @@ def read_log(path: Path) -> Run:
             drawn[node.at("source").text()] = None
             continue
         for name, row in node.at("sources").items():
-            found = (epoch, row.at("steps").count(), row.at("loss_clean").loss(), row.at("loss_adversarial").loss())
+            found = (epoch, row.at("steps").amount(), row.at("loss_clean").loss(), row.at("loss_adversarial").loss())
             rows.setdefault(name, []).append(found)
     curves = {name: Curve(*zip(*found, strict=True)) for name, found in rows.items()}
     return Run(path.stem, curves or {name: Curve() for name in drawn})

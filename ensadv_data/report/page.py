@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.metadata import version
 from typing import Any
@@ -53,8 +53,8 @@ def judge_target(target: Target) -> str:
     return f"{start}, and the intervals do not overlap: a step along its own gradient is the stronger attack."
 
 
-def describe_result(result: Result, *, chart: str) -> dict[str, Any]:
-    """Tables of one evaluation for the template; ``chart`` is SVG."""
+def describe_result(result: Result, *, chart: str, examples: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Tables of one evaluation for the template; ``chart`` is SVG, ``examples`` are rows of pictures."""
     attacks = list(dict.fromkeys(attack for target in result.targets for attack in target.white_box))
     sources = dict.fromkeys((*result.sources, *(source for t in result.targets for source in t.black_box)))
     transferred = list(dict.fromkeys(a for t in result.targets for by in t.black_box.values() for a in by))
@@ -70,6 +70,7 @@ def describe_result(result: Result, *, chart: str) -> dict[str, Any]:
         "pairs": pairs,
         "has_gaps": any(None in rates for _, _, rates in pairs),
         "chart": chart,
+        "examples": examples,
     }
 
 
@@ -77,9 +78,10 @@ def describe_mix(run: Run) -> dict[str, Any] | None:
     """Shares of steps that each source was drawn for, against 1/n; None without a static source."""
     if all(name in _NOT_STATIC for name in run.curves):
         return None
-    steps = {name: sum(curve.steps) for name, curve in run.curves.items()}
+    steps = {name: math.fsum(curve.steps) for name, curve in run.curves.items()}
     total, expected = sum(steps.values()), 1 / len(steps)
-    spread = math.sqrt(total * expected * (1 - expected))  # standard deviation of a fair draw's count
+    whole = all(count.is_integer() for count in steps.values())  # else drawn for each example, and how many is not said
+    spread = math.sqrt(total * expected * (1 - expected)) if whole else 0  # standard deviation of a fair draw's count
     return {
         "name": run.name,
         "total": total,

@@ -182,7 +182,7 @@ Shift = Annotated[ShiftSpec, BeforeValidator(lambda value: parse_shift(value) if
 class EvaluateSpec(Spec):
     """Targets × sources under a suite."""
 
-    SILENT: ClassVar = frozenset({"shards"})
+    SILENT: ClassVar = frozenset({"pictures", "shards"})
 
     suite: str = "paper"
     epsilon: Epsilon = 0.3
@@ -190,6 +190,7 @@ class EvaluateSpec(Spec):
     shift: Shift | None = None
     loss: Literal["margin", "ce"] = "margin"  # of attacks that name none
     shards: tuple[str, ...] = Field(default=(), strict=False)  # of sources whose attacks are read
+    pictures: int = Field(default=0, ge=0, le=64)  # of the first images, under each attack on a target
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=250, ge=1)
     device: str = "cpu"

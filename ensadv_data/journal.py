@@ -63,7 +63,7 @@ class Journal:
             number = line["epoch"] * self.steps + line["step"]
             for name in ("loss_clean", "loss_adversarial"):
                 if line[name] is not None:
-                    self.board.add_scalar(f"{name}/{line['source']}", line[name], number)
+                    self.board.add_scalar(f"{name}/{line['source'] or 'all sources'}", line[name], number)
 
     def flush(self) -> None:
         """A checkpoint is never ahead of the log."""

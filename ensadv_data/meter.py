@@ -19,46 +19,46 @@ class Meter:
     Attributes
     ----------
     sums
-        float64 (S, 3): number of steps, sum of clean losses, sum of adversarial losses. A checkpoint holds them.
+        float64 (S, 3): how often a source was drawn, sum of clean losses, sum of adversarial losses. What is drawn are
+        steps, and the sums are of their means; with ``per_example`` it is perturbed images. A checkpoint holds them.
     """
 
-    def __init__(self, sources: Sequence[str], *, device: torch.device) -> None:
+    def __init__(self, sources: Sequence[str], *, device: torch.device, per_example: bool = False) -> None:
         self.names = list(sources) or ["clean"]
+        self.unit = "images" if per_example else "steps"
         self.sums = torch.zeros(len(self.names), 3, dtype=torch.float64, device=device)
 
     def add(
-        self, loss_clean: Tensor, adversarial_N: Tensor, source: int | None, sources_N: npt.NDArray[np.int64] | None
-    ) -> Tensor:
-        """Count a step; returns its mean adversarial loss, 0 for a clean step.
+        self, clean_N: Tensor, adversarial_M: Tensor, source: int | None, sources_M: npt.NDArray[np.int64] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Count a step; returns its mean clean and adversarial loss, the latter 0 for a clean step.
 
         Parameters
         ----------
-        loss_clean
-            Mean loss of the clean images.
-        adversarial_N
-            Losses of the perturbed images; none in a clean step.
-        source, sources_N
-            The step's source, or that of each perturbed image: then each source's part of the step counts as that
-            part of one.
+        clean_N, adversarial_M
+            Losses of the clean images and of the perturbed ones; none of these in a clean step. Where there are as many
+            of both, they are of the same images.
+        source, sources_M
+            The step's source, or that of each perturbed image.
         """
-        loss = adversarial_N.mean() if len(adversarial_N) else torch.zeros_like(loss_clean)
-        if sources_N is None:
-            self.sums[source or 0] += torch.stack([torch.ones_like(loss_clean), loss_clean, loss]).double()
-            return loss
-        drawn = torch.from_numpy(sources_N).to(self.sums.device)
-        parts = (drawn == torch.arange(len(self.names), device=self.sums.device)[:, None]).double() / len(drawn)
-        share = parts.sum(dim=1)
-        self.sums += torch.stack([share, share * loss_clean.double(), parts @ adversarial_N.double()], dim=1)
-        return loss
+        loss_clean = clean_N.mean()
+        loss_adversarial = adversarial_M.mean() if len(adversarial_M) else torch.zeros_like(loss_clean)
+        if sources_M is None:
+            self.sums[source or 0] += torch.stack([torch.ones_like(loss_clean), loss_clean, loss_adversarial]).double()
+        else:
+            own = clean_N if len(clean_N) == len(adversarial_M) else loss_clean.expand(len(adversarial_M))
+            rows = torch.stack([torch.ones_like(own), own, adversarial_M], dim=1).double()
+            self.sums.index_add_(0, torch.from_numpy(sources_M).to(self.sums.device), rows)
+        return loss_clean, loss_adversarial
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """By source: steps, share of all steps, mean losses. The sums start again."""
+        """By source: steps or images, share of them, mean losses. The sums start again."""
         rows = self.sums.cpu().tolist()
         total = sum(row[0] for row in rows)
         self.sums.zero_()
         return {
             name: {
-                "steps": int(count) if count.is_integer() else round(count, 3),
+                self.unit: int(count),
                 "share": count / total,
                 "loss_clean": clean / count if count else None,
                 "loss_adversarial": adversarial / count if count and name != "clean" else None,

@@ -89,11 +89,11 @@ class StepPlan:
         """Whether nothing is perturbed."""
         return self.source is None and self.sources is None
 
-    def parts(self, first: int) -> Iterator[tuple[I64 | slice, StepPlan]]:
+    def parts(self, first: int) -> Iterator[tuple[I64, StepPlan]]:
         """The examples from ``first`` on by their source: where each part is among them, and a plan of its own."""
         if self.sources is None:
             indices, draws, epsilon = self.indices[first:], self.draws[first:], self.epsilon[first:]
-            yield slice(None), StepPlan(indices, self.source, self.attack, draws, epsilon)
+            yield np.arange(len(indices)), StepPlan(indices, self.source, self.attack, draws, epsilon)
             return
         for source in np.unique(self.sources[first:]):
             where = np.flatnonzero(self.sources[first:] == source)

@@ -58,6 +58,7 @@ def computed_perturbation(
     epoch: int,
     step: int,
     rank: int = 0,
+    among: str | None = None,
     amp: bool = False,
 ) -> Tensor:
     """Adversarial images, float32 (N, C, H, W) in [0, 1].
@@ -72,6 +73,8 @@ def computed_perturbation(
         L∞ radius of each, pixels in [0, 1]; the attack's own unless given.
     seed, epoch, step, rank
         Name the randomness.
+    among
+        The source, where a step has several: then it names the randomness too.
     amp
         bfloat16 autocast.
     """
@@ -86,7 +89,7 @@ def computed_perturbation(
     )
     label = attack_label(source.module, x_NCHW, source.attack)
     with (
-        torch_seeded(device, "online gradient", seed, epoch, step, rank),
+        torch_seeded(device, "online gradient", seed, epoch, step, rank, *([] if among is None else [among])),
         torch.autocast(device.type, torch.bfloat16, enabled=amp),
     ):
         return perturb(

@@ -176,6 +176,10 @@ class TrainingRun:
             draws=spec.draws,
             per_example=spec.source_per == "example",
         )
+        if self.schedule.per_example and len(self.schedule.sources) < 2:
+            raise InputError(
+                f"source_per: expected two sources or more to draw from, got {len(self.schedule.sources)}; leave it out"
+            )
         self.batches = Batches(dataset, self.schedule, fresh=spec.random_step == "fresh")
         module = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)
         self.model = module.to(self.device)
@@ -192,7 +196,8 @@ class TrainingRun:
             self.optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=spec.rate)
         else:
             self.optimizer = torch.optim.RMSprop(parameters, lr=spec.rate, alpha=0.9, eps=1.0, momentum=0.9)
-        self.meter = Meter([source.name for source in self.schedule.sources], device=self.device)
+        names = [source.name for source in self.schedule.sources]
+        self.meter = Meter(names, device=self.device, per_example=self.schedule.per_example)
         self.record = _record(spec, dataset, models)
         self.clock = time.perf_counter()
 
@@ -274,39 +279,45 @@ class TrainingRun:
         first = len(x) - count
         if plan.sources is None:
             ((_, whole),) = plan.parts(first)
-            return self._perturbed(images[first:], x[first:], whole, epoch=epoch, step=step)
+            return self._perturbed(images[first:], x[first:], slice(None), whole, epoch=epoch, step=step)
         x_adv = torch.empty_like(x[first:])
         for where, part in plan.parts(first):
-            x_adv[where] = self._perturbed(images[first:][where], x[first:][where], part, epoch=epoch, step=step)
+            rows = torch.from_numpy(where).to(self.device)
+            some = images[first:][where]
+            x_adv[rows] = self._perturbed(some, x[first:], rows, part, epoch=epoch, step=step)
         return x_adv
 
-    def _perturbed(self, images: Any, x: Tensor, plan: StepPlan, *, epoch: int, step: int) -> Tensor:
-        """Images of one source, perturbed."""
-        source = self.schedule.sources[plan.source or 0]
+    def _perturbed(
+        self, images: Any, x: Tensor, rows: Tensor | slice, plan: StepPlan, *, epoch: int, step: int
+    ) -> Tensor:
+        """Images of one source, perturbed: ``images`` in bytes, and the ``rows`` of ``x`` where they are computed."""
+        if plan.source is None:
+            raise InputError("expected a step with a source, got a clean one")
+        source = self.schedule.sources[plan.source]
         if source.entries:
             return torch.from_numpy(self.batches.perturb(images, plan, epoch=epoch)).to(self.device)
         return computed_perturbation(
             self.computed[source.name],
-            x,
+            x[rows],
             examples=plan.indices,
             epsilon=None if self.spec.epsilon.sigma is None else plan.epsilon,
             seed=self.spec.seed,
             epoch=epoch,
             step=step,
             rank=self.place.rank,
+            among=source.name if self.schedule.per_example else None,
             amp=self.spec.amp,
         )
 
     def _measured(self, plan: StepPlan, losses: Tensor, clean: int, epoch: int, step: int) -> dict[str, Any]:
-        loss_clean, adversarial = losses[:clean].mean(), losses[clean:]
-        sources = None if plan.sources is None else plan.sources[len(plan.sources) - len(adversarial) :]
-        loss_adversarial = self.meter.add(loss_clean, adversarial, plan.source, sources)
+        sources = None if plan.sources is None else plan.sources[len(plan.sources) - (len(losses) - clean) :]
+        loss_clean, loss_adversarial = self.meter.add(losses[:clean], losses[clean:], plan.source, sources)
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         return {
             "epoch": epoch,
             "step": step,
-            "source": self.meter.names[plan.source or 0] if plan.sources is None else "each its own",
+            "source": self.meter.names[plan.source or 0] if plan.sources is None else None,  # each image its own
             "epsilon": float(plan.epsilon.mean()),
             "loss_clean": loss_clean,
             "loss_adversarial": None if plan.clean else loss_adversarial,

@@ -100,7 +100,7 @@ def write_result(path: Path, targets: tuple[TargetResult, ...] = TARGETS, **chan
     return path
 
 
-def summary(epoch: int, sources: Mapping[str, tuple[float, float | None, float | None]]) -> dict[str, Any]:
+def summary(epoch: int, sources: Mapping[str, tuple[int, float | None, float | None]]) -> dict[str, Any]:
     total = sum(steps for steps, _, _ in sources.values())
     return {
         "epoch": epoch,
@@ -339,8 +339,8 @@ def test_the_page_has_every_figure(written: Path) -> None:
 
 def test_shares_are_compared_with_a_fair_draw(written: Path) -> None:
     words = page_of(written).text
-    assert "ensemble online 66 33.0% 33.3% -0.1" in words
-    assert "B 72 36.0% 33.3% +0.8" in words
+    assert "ensemble online 66 steps 33.0% 33.3% -0.1" in words
+    assert "B 72 steps 36.0% 33.3% +0.8" in words
     assert "plain clean 100" not in words  # nothing is drawn where there is one source
 
 
@@ -409,18 +409,19 @@ def test_a_log_without_a_finished_epoch_has_no_chart_yet(tmp_path: Path) -> None
     assert words.count("No epoch with a finite loss is in this log yet") == 2
 
 
-def test_a_source_for_each_example_has_parts_of_steps_and_no_expected_deviation(tmp_path: Path) -> None:
-    """How many examples were drawn is not in the log, so chance cannot be told from it."""
-    whole = {"online": (50, 1.6, 3.1), "B": (50, 1.5, 2.2)}
-    parts = {"online": (1250.5, 1.6, 3.1), "B": (1249.5, 1.5, 2.2)}
-    for sources, said in ((whole, True), (parts, False)):
-        log = write_log(tmp_path / "l.jsonl", step_line(0, 0, "each its own"), summary(0, sources))
-        mix = page.describe_mix(read_log(log))
-        assert mix is not None
-        assert [row["share"] for row in mix["rows"]] == pytest.approx([0.5, 0.5], abs=1e-3)
-        assert all((row["deviations"] is not None) == said for row in mix["rows"])
-        words = page_of(write_report(tmp_path / "out.html", title="t", logs=[log])).text
-        assert "1,250" in words or said
+def test_a_source_for_each_image_is_counted_in_images(tmp_path: Path) -> None:
+    lines = [step_line(0, 0, "m") | {"source": None}, summary(0, {"online": (5200, 1.6, 3.1), "B": (4800, 1.5, 2.2)})]
+    for row in lines[1]["sources"].values():
+        row["images"] = row.pop("steps")
+    mix = page.describe_mix(read_log(write_log(tmp_path / "l.jsonl", *lines)))
+    assert mix is not None
+    assert mix["unit"] == "images"
+    assert [row["deviations"] for row in mix["rows"]] == pytest.approx([4, -4])  # of a coin thrown 10,000 times
+    words = page_of(write_report(tmp_path / "out.html", title="t", logs=[tmp_path / "l.jsonl"])).text
+    assert "5,200 images" in words
+    young = write_log(tmp_path / "young.jsonl", lines[0])
+    assert read_log(young).curves == {}
+    assert "No epoch with a finite loss" in page_of(write_report(tmp_path / "y.html", title="t", logs=[young])).text
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 7), (3, 8, 8), (3, 80, 70)])

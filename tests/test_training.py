@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from ensadv_data.dist import Place
 from ensadv_data.errors import AlignmentError, InputError, Interrupted, ModelError, OutputError, QuantityError
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.manifest import read_manifest
+from ensadv_data.meter import Meter
 from ensadv_data.mixing import Batches, Schedule, plan_step, static_sources
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import AttackSpec, DataSpec, PrecomputeSpec, TrainSpec
-from ensadv_data.training import Trained, learning_rate, train
+from ensadv_data.training import Trained, TrainingRun, learning_rate, train
 from laws import is_bit_equal
 from test_store import content, make_images, make_store
 
@@ -155,16 +157,61 @@ def test_with_a_source_of_its_own_for_each_example_shares_and_losses_are_by_exam
     train(spec, data, tmp_path / "e.safetensors", log_every=1)
     lines = lines_of(tmp_path / "e.safetensors")
     steps = [line for line in lines if "source" in line]
-    assert {line["source"] for line in steps} == {"each its own"}
+    assert {line["source"] for line in steps} == {None}
     for epoch, line in enumerate(line for line in lines if "sources" in line):
         rows = line["sources"].values()
         assert sum(row["share"] for row in rows) == pytest.approx(1)
-        assert all(0.05 < row["share"] < 0.8 for row in rows)
+        assert sum(row["images"] for row in rows) == (N if batches == "pair" else N // 2)
+        assert all(row["share"] == row["images"] / sum(r["images"] for r in rows) > 0 for row in rows)
         mine = [step for step in steps if step["epoch"] == epoch]
         for name in ("loss_clean", "loss_adversarial"):
             mean = sum(row["share"] * row[name] for row in rows)
             assert mean == pytest.approx(np.mean([step[name] for step in mine]), rel=1e-4)
         assert len({row["loss_adversarial"] for row in rows}) == 3
+        if batches == "pair":  # the clean images of a source are those that it perturbs
+            assert len({row["loss_clean"] for row in rows}) == 3
+
+
+def test_an_infinite_loss_is_that_of_its_source_alone():
+    meter = Meter(["online", "m"], device=torch.device("cpu"), per_example=True)
+    clean, adversarial = torch.tensor([1.0, 2, 3, 4]), torch.tensor([5.0, float("inf"), 7, 9])
+    found = meter.add(clean, adversarial, None, np.array([1, 0, 1, 1]))
+    assert [float(loss) for loss in found] == [2.5, float("inf")]
+    assert meter.summary() == {
+        "online": {"images": 1, "share": 0.25, "loss_clean": 2, "loss_adversarial": float("inf")},
+        "m": {"images": 3, "share": 0.75, "loss_clean": pytest.approx(8 / 3), "loss_adversarial": 7},
+    }
+    assert float(meter.sums.abs().sum()) == 0
+
+
+@pytest.mark.parametrize("fields", [{}, {"online": "fgsm"}])
+def test_a_source_for_each_example_needs_two(tmp_path, data, fields):
+    with pytest.raises(InputError, match="source_per: expected two sources or more to draw from, got"):
+        spec_of(source_per="example", **fields)
+
+
+def test_a_store_of_one_source_alone_is_not_enough(tmp_path, data):
+    make_store(tmp_path / "s", data, ("m/fgsm",))
+    spec = spec_of(source_per="example", shards=(str(tmp_path / "s"),))
+    with pytest.raises(InputError, match="expected two sources or more to draw from, got 1; leave it out"):
+        train(spec, data, tmp_path / "e.safetensors")
+
+
+def test_computed_sources_of_one_step_have_dropout_masks_of_their_own(tmp_path, static, real):
+    """The same model under two names: with one mask for both, their gradients at one image would be equal."""
+    spec = spec_of(
+        static={"a": static["d"], "b": static["d"]}, static_mode="train", source_per="example", batch_size=64, epochs=1
+    )
+    run = TrainingRun(spec, real, tmp_path / "e.safetensors")
+    plan = plan_step(run.schedule, epoch=0, step=0)
+    images, _ = run.batches.read(plan)
+    x = torch.from_numpy(images).float() / 255
+    found = []
+    for source in (0, 1):
+        alone = replace(plan, source=source, sources=None)
+        (_, part), *_ = alone.parts(0)
+        found.append(run._perturbed(images, x, slice(None), part, epoch=0, step=0))
+    assert (found[0] != found[1]).float().mean() > 0.01
 
 
 # Static models whose perturbations are computed at each step

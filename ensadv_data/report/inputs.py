@@ -99,7 +99,7 @@ class Curve:
     """Mean losses of one source, for each finished epoch; None where the source was not drawn."""
 
     epochs: tuple[int, ...] = ()
-    steps: tuple[float, ...] = ()  # not whole where each example has a source of its own
+    drawn: tuple[int, ...] = ()  # how often: steps, or images where each has a source of its own
     clean: tuple[float | None, ...] = ()
     adversarial: tuple[float | None, ...] = ()
 
@@ -110,6 +110,7 @@ class Run:
 
     name: str
     curves: Mapping[str, Curve]
+    unit: str = "steps"
 
 
 @dataclass(frozen=True)
@@ -163,12 +164,6 @@ class Node:
         """The value as a finite number."""
         if not isinstance(self.value, int | float) or isinstance(self.value, bool) or not math.isfinite(self.value):
             raise self.fail("a number")
-        return float(self.value)
-
-    def amount(self) -> float:
-        """The value as a finite number from 0 up."""
-        if self.number() < 0:
-            raise self.fail("a number from 0 up")
         return float(self.value)
 
     def maybe(self) -> float | None:
@@ -291,19 +286,22 @@ def read_log(path: Path) -> Run:
     lines = _text_of(path, "a log", remedy).splitlines()
     if not lines:
         raise InputError(f"{path}: expected the lines of a log, got an empty file; {remedy}")
-    rows: dict[str, list[tuple[int, float, float | None, float | None]]] = {}
+    rows: dict[str, list[tuple[int, int, float | None, float | None]]] = {}
+    unit = "steps"
     drawn: dict[str, None] = {}  # sources of steps; an unfinished epoch has no summary yet
     for number, line in enumerate(lines, start=1):
         node = _parsed(f"{path}: line {number}", line, remedy)
         epoch = node.at("epoch").count()
         if "sources" not in node.table():
-            drawn[node.at("source").text()] = None
+            if node.at("source").value is not None:  # it is where each image has a source of its own
+                drawn[node.at("source").text()] = None
             continue
         for name, row in node.at("sources").items():
-            found = (epoch, row.at("steps").amount(), row.at("loss_clean").loss(), row.at("loss_adversarial").loss())
+            unit = "images" if "images" in row.table() else "steps"
+            found = (epoch, row.at(unit).count(), row.at("loss_clean").loss(), row.at("loss_adversarial").loss())
             rows.setdefault(name, []).append(found)
     curves = {name: Curve(*zip(*found, strict=True)) for name, found in rows.items()}
-    return Run(path.stem, curves or {name: Curve() for name in drawn})
+    return Run(path.stem, curves or {name: Curve() for name in drawn}, unit)
 
 
 def _text_of(path: Path, what: str, remedy: str) -> str:

@@ -78,22 +78,22 @@ def describe_mix(run: Run) -> dict[str, Any] | None:
     """Shares of steps that each source was drawn for, against 1/n; None without a static source."""
     if all(name in _NOT_STATIC for name in run.curves):
         return None
-    steps = {name: math.fsum(curve.steps) for name, curve in run.curves.items()}
-    total, expected = sum(steps.values()), 1 / len(steps)
-    whole = all(count.is_integer() for count in steps.values())  # else drawn for each example, and how many is not said
-    spread = math.sqrt(total * expected * (1 - expected)) if whole else 0  # standard deviation of a fair draw's count
+    drawn = {name: sum(curve.drawn) for name, curve in run.curves.items()}
+    total, expected = sum(drawn.values()), 1 / len(drawn)
+    spread = math.sqrt(total * expected * (1 - expected))  # standard deviation of a fair draw's count
     return {
         "name": run.name,
+        "unit": run.unit,
         "total": total,
         "expected": expected,
         "rows": [
             {
                 "source": name,
-                "steps": count,
+                "drawn": count,
                 "share": count / total if total else None,
                 "deviations": (count - total * expected) / spread if spread else None,
             }
-            for name, count in steps.items()
+            for name, count in drawn.items()
         ],
     }
 

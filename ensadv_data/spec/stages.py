@@ -107,6 +107,11 @@ class TrainSpec(Spec):
                 raise QuantityError(f"{field}: expected fgsm or step-ll where epsilon is drawn, got {attack.name}")
         if self.draws is not None and not self.shards:
             raise InputError("draws: expected at least one store to take them from, got no shards")
+        if self.source_per == "example" and not self.shards and bool(self.online) + len(self.static) < 2:
+            raise InputError(
+                "source_per: expected two sources or more to draw from, got "
+                f"{bool(self.online) + len(self.static)}; add shards or static models, or leave it out"
+            )
         if not self.static and (self.static_attack is not None or self.static_mode != "eval"):
             raise InputError("static: expected at least one static model beside its attack or mode, got none")
         return self

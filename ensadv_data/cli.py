@@ -80,7 +80,7 @@ def demo(out: Path, jobs: int | None) -> None:
 @cli.command(epilog="Example:  ensadv-data run pipelines/mnist-table8.toml --until table8-D --out table8")
 @click.argument("recipe", type=str)
 @click.option("--out", type=_PATH, help="Folder for everything it makes; the recipe's name unless given.")
-@click.option("--until", help="Only this stage and those that it needs.")
+@click.option("--until", help="Only this stage, or all seeds of a table, and what it needs.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Stages at once; one a core unless given.")
 @click.option("--data-dir", type=str, help="Folder with the data set's files.")
 @click.option("--set", "overrides", multiple=True, help="TABLE.KEY=VALUE instead of what the recipe says; repeatable.")
@@ -136,7 +136,7 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
 @click.option("--static", multiple=True, help="A static model, [NAME=]REF, to compute them at each step instead.")
 @click.option("--static-attack", help="Attack of the static models; fgsm unless given.")
 @click.option("--static-mode", default="eval", show_default=True, help="eval, or train: dropout active.")
-@click.option("--source-per", default="batch", show_default=True, help="Draw one source a batch, or one an example.")
+@click.option("--source-per", default="batch", show_default=True, help="batch, or example: a source for each image.")
 @click.option("--epsilon", default="0.3", show_default=True, help="0.3, 16/255 or normal:SIGMA,MAX.")
 @click.option("--batches", default="pair", show_default=True, help="pair, or replace (half of the batch).")
 @click.option("--adversarial-weight", type=float, help="λ: 1 with pair, 0.3 with replace, unless given.")
@@ -244,7 +244,7 @@ def precompute(
 @_device_option
 @click.option("--loss", default="margin", show_default=True, help="Of attacks that name none: margin, or ce.")
 @click.option("--shift", help="Move the images before they are attacked: rotate=DEGREES,flip=PIXELS (App. C.1).")
-@click.option("--pictures", type=int, default=0, help="Keep so many images, before and after attacks, for the report.")
+@click.option("--pictures", type=int, default=0, help="Keep the first N images, at most 64, before and after attacks.")
 @click.option("--matrix", is_flag=True, help="Print every attack and source too; * marks the strongest and its ties.")
 @click.option("--csv", type=_PATH, help="Attack × target to write: accuracies, their mean and their worst.")
 @click.option("--out", type=_PATH, help="JSON to write.")
@@ -261,6 +261,8 @@ def evaluate(
 ) -> None:
     """Measure targets on test images: clean, white-box, and under attacks transferred from sources."""
     spec = checked(EvaluateSpec, {**_given(fields), "images": limit}, where="evaluate")
+    if spec.pictures and out is None:
+        raise InputError("--pictures: expected --out FILE beside it, which keeps them for the report, got none")
     where = checked(DataSpec, {"data": data, "data_dir": data_dir}, where="evaluate")
     result = evaluate_models(spec, where, targets=_named(targets), sources=_named(sources)).to_json()
     for note in remarks(result):

@@ -108,7 +108,7 @@ def read_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     for kind in STAGES:
         for name in _table(table, kind, path):
             _check_name(name, where=f"{path}: {kind}")
-            if name in kinds:
+            if name in kinds or name in groups:
                 raise InputError(f"{path}: expected each stage to have a name of its own, got {name!r} twice")
             kinds[name] = kind
     stages = []
@@ -267,6 +267,10 @@ def _stage(
             suite = suite_named(evaluate_spec.suite)
             suite.attacks(epsilon=evaluate_spec.epsilon)
             suite.adversaries(epsilon=evaluate_spec.epsilon)
+            try:
+                suite.check(evaluate_spec, options["sources"])
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None
             stores = _store_stages(evaluate_spec.shards, kinds, where=where)
         else:
             spec = diagnose_spec = checked(DiagnoseSpec, fields, where=where)

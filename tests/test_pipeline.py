@@ -227,7 +227,7 @@ PACKAGED_KINDS = {
     "mnist-table6.toml": {"train", "diagnose"},
     "mnist-table7.toml": {"train", "evaluate", "report"},
     "mnist-table8.toml": {"train", "precompute", "evaluate", "report"},
-    "mnist-c1.toml": {"train", "evaluate"},
+    "mnist-c1.toml": {"train", "evaluate", "report"},
 }
 
 
@@ -403,6 +403,23 @@ def test_a_training_with_seeds_is_several_stages_and_its_name_stands_for_them(co
     for seed in (7, 8):
         record = load_model(str(copied / f"out/models/many.{seed}.safetensors")).record
         assert record["training"]["seed"] == seed
+
+
+def test_a_stage_with_the_name_of_a_table_of_seeds_is_refused(tmp_path):
+    text = TINY + SEEDED.replace("[evaluate.several]", "[evaluate.many]")
+    assert "expected each stage to have a name of its own, got 'many' twice" in refusal(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ('suite = "c1"', "attacks targets by themselves only; expected no source, got other; leave sources"),
+        ('suite = "nips17"\npictures = 2', "no attack on the target itself to picture; expected pictures = 0, got 2"),
+    ],
+)
+def test_what_a_suite_has_no_use_for_is_refused_before_anything_runs(tmp_path, fields, words):
+    text = TINY + SEEDED.replace('suite = "single-step"', fields)
+    assert words in refusal(tmp_path, text)
 
 
 def test_until_takes_the_name_of_several_seeds(tmp_path):

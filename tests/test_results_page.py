@@ -10,6 +10,9 @@ from types import ModuleType
 
 import pytest
 
+from ensadv_data.data import open_dataset, shifted
+from ensadv_data.recipe import packaged_recipe, read_recipe
+
 FOLDER = Path(__file__).parent.parent / "docs" / "results"
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="installed without the repository around it")
 
@@ -108,10 +111,11 @@ def test_results_of_either_loss_are_read(build, tmp_path):
 @pytest.mark.parametrize(
     ("stored", "online", "words"),
     [
-        ([0.30, 0.31, 0.32], [0.20, 0.21, 0.22], "+10.0 [+7.7, +12.3]: worse"),
-        ([0.20, 0.21, 0.22], [0.30, 0.31, 0.32], "-10.0 [-12.3, -7.7]: better"),
-        ([0.20, 0.30, 0.40], [0.25, 0.30, 0.38], "-1.0 [-21.4, +19.4]: no difference resolved"),
-        ([0.20], [0.25, 0.30], "-7.5 (one seed)"),
+        ([0.30, 0.31, 0.32], [0.20, 0.21, 0.22], "+10.0 [+7.7, +12.3]: **worse**"),
+        ([0.20, 0.21, 0.22], [0.30, 0.31, 0.32], "-10.0 [-12.3, -7.7]: **better**"),
+        ([0.20, 0.30, 0.40], [0.25, 0.30, 0.38], "-1.0 [-21.4, +19.4]: not resolved"),
+        ([0.20], [0.25, 0.30], "-7.5 (not enough seeds)"),
+        ([0.20, 0.20], [0.30, 0.30], "-10.0 (not enough seeds)"),
         ([], [0.25], "–"),
     ],
 )
@@ -120,13 +124,11 @@ def test_stored_draws_are_compared_with_the_same_gradients_online(build, stored,
 
 
 def test_every_training_of_the_study_is_on_the_page(build):
-    from ensadv_data.recipe import packaged_recipe, read_recipe
-
     recipe = read_recipe(packaged_recipe("mnist-draws"))
     targets = [name for stage in ("draws", "draws-C") for name in recipe.stage(stage).inputs if name != "holdouts"]
     groups = {name.rpartition(".")[0] if name.rpartition(".")[2].isdigit() else name for name in targets}
     assert groups == set(build.DRAWS)
-    assert set(build.PAIRS) | set(build.PAIRS.values()) <= groups
+    assert {name for pair in build.PAIRS for name in pair} | {"D-adv", "C-adv"} == groups
 
 
 def test_what_is_rounding_is_the_difference_of_both_forms(build, tmp_path):
@@ -134,14 +136,15 @@ def test_what_is_rounding_is_the_difference_of_both_forms(build, tmp_path):
         row = measured(fgsm, 40, 60) | {"clean": rate(1)}
         (tmp_path / f"{stage}.json").write_text(json.dumps({"targets": {"holdout-D": row}}))
         name = {"rounding": "rounding-signs"}.get(stage, "rounding-ratio-ce")
-        masking = {"ratio": ratio, "ratio_stderr": 0.1, "ratio_to_best": None, "ratio_to_best_stderr": None}
+        masking = {"ratio": 2.0, "ratio_of_means": None, "ratio_to_best": ratio, "ratio_to_best_stderr": 0.1}
         (tmp_path / f"{name}.json").write_text(json.dumps({"models": {"holdout-D": {"masking": masking}}}))
-    rows = build.rounded_figures(build.Results(tmp_path)).splitlines()[-6:]
+    rows = build.rounded_figures(build.Results(tmp_path)).splitlines()[-7:]
     assert rows[0] == "| D | FGSM | 10.0 ± 5.9 | 30.0 ± 9.0 | 20.0 ± 10.7 |"
     assert rows[2].startswith("| D | R+FGSM above FGSM | 10.0 ± 9.8 | 30.0 ± 13.1 | 20.0 ± 16.4 |")
     assert rows[3].startswith("| D | FGSM from B, C and D, mean | 50.0 ± 9.8 | 50.0 ± 9.8 | 0.0 ± 13.9 |")
-    assert rows[4] == "| D | approximation ratio | 50.0 ± 19.6 | 80.0 ± 19.6 | 30.0 ± 27.7 |"
-    assert rows[5] == "| D | approximation ratio, to the best | – | – | – |"
+    assert rows[4] == "| D | approximation ratio, to the best | 50.0 ± 19.6 | 80.0 ± 19.6 | 30.0 ± 27.7 |"
+    assert rows[5] == "| D | approximation ratio, mean of ratios | 200 | 200 |  |"
+    assert rows[6] == "| D | approximation ratio, ratio of means | – | – |  |"
 
 
 @pytest.mark.parametrize("change", [{"data": "fashion-mnist/test"}, {"n": 500}, {"epsilon": 0.1}])
@@ -152,6 +155,25 @@ def test_results_of_another_experiment_are_not_collected(build, tmp_path, change
     with pytest.raises(SystemExit, match=r"expected 10000 images of mnist/test at epsilon 0\.3"):
         build.collect(tmp_path, tmp_path / "data")
     assert not list((tmp_path / "data").iterdir())
+
+
+def test_images_that_appendix_c1_changes_are_collected_under_its_names_only(build, tmp_path):
+    """What an evaluation calls them is what collecting expects."""
+    for name in ("results", "state", "data"):
+        (tmp_path / name).mkdir()
+    digits = open_dataset("mnist-mini", "test", limit=1)
+    about = {"kind": "transfer", "n": 10_000, "epsilon": 0.3, "targets": {}, "pictures": {"labels": [1]}}
+    for stage, data in build.CHANGED.items():
+        recipe = read_recipe(packaged_recipe("mnist-c1"))
+        called = shifted(digits, recipe.stage(stage).spec.shift).name.replace("mnist-mini", "mnist")
+        assert f"{called}/test" == data
+        (tmp_path / "results" / f"{stage}.json").write_text(json.dumps(about | {"data": data}))
+    build.collect(tmp_path, tmp_path / "data")
+    assert set(build.Results(tmp_path / "data").files) == set(build.CHANGED)
+    assert "pictures" not in json.loads((tmp_path / "data" / "c1-rotated.json").read_text())
+    (tmp_path / "results" / "table8-D.json").write_text(json.dumps(about | {"data": data}))
+    with pytest.raises(SystemExit, match=r"table8-D.json: expected 10000 images of mnist/test"):
+        build.collect(tmp_path, tmp_path / "data")
 
 
 def test_a_command_is_timed_and_weighed(build, tmp_path):

@@ -115,7 +115,7 @@ def test_the_result_names_the_store(models, store, suite):
     spec = EvaluateSpec(suite=suite, images=40)
     target = {"target": models["target"]}
     read = evaluate(spec.model_copy(update={"shards": (store,)}), MINI, targets=target, sources={}).to_json()
-    assert read["stores"] == dict.fromkeys(("first", "second"), read_manifest(Path(store)).digest)
+    assert read["stores"] == {name: [read_manifest(Path(store)).digest] for name in ("first", "second")}
     assert "stores" not in evaluate(spec, MINI, targets=target, sources={"first": models["first"]}).to_json()
 
 
@@ -127,6 +127,31 @@ def test_a_source_that_the_suite_has_no_use_for_is_refused(models, store, suite)
         evaluate(EvaluateSpec(suite=suite, images=40), MINI, targets=target, sources={"first": models["first"]})
     with pytest.raises(InputError, match=words + store):
         evaluate(EvaluateSpec(suite=suite, images=40, shards=(store,)), MINI, targets=target, sources={})
+
+
+def test_a_source_may_have_its_attacks_in_several_stores(models, store, suite, tmp_path):
+    """The first store that has an attack serves it; what is in no store is named."""
+    some = made(models, tmp_path / "some", attacks=("fgsm", "i-fgsm:steps=3"))
+    rest = made(models, tmp_path / "rest", attacks=("step-ll", "r-fgsm", "fgsm"))
+    spec = EvaluateSpec(suite=suite, images=IMAGES)
+    target = {"target": models["target"]}
+
+    def read(*shards: str) -> dict[str, object]:
+        return evaluate(spec.model_copy(update={"shards": shards}), MINI, targets=target, sources={}).to_json()
+
+    whole, parts = read(store), read(some, rest)
+    assert parts["stores"] == {
+        name: [read_manifest(Path(path)).digest for path in (some, rest)] for name in ("first", "second")
+    }
+    assert parts | {"stores": None} == whole | {"stores": None}
+    assert read(store, some)["stores"] == whole["stores"]  # the second has nothing new
+    with pytest.raises(
+        InputError, match=r"first in .*some: expected step-ll by margin from every source, .*found fgsm by"
+    ):
+        read(some)
+    useless = made(models, tmp_path / "useless", attacks=("iter-ll",))
+    with pytest.raises(InputError, match=r"useless: expected fgsm by margin from every source.*found iter-ll"):
+        read(store, useless)
 
 
 def test_a_store_that_is_named_twice_is_refused(models, store, suite):

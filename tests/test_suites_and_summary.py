@@ -276,9 +276,11 @@ def test_accuracies_are_those_of_the_competition():
 
 def test_remarks_say_what_a_reader_should_know():
     assert remarks(FULL) == ["source s has the weights of target two: its attacks there are white-box"]
-    few = {**FULL, "n": 40, "sources": {}, "targets": {}}
+    few = {**FULL, "n": 40, "sources": {}, "targets": {}, "suite": "mine.toml"}
     low, high = wilson_interval(20, 40)
     assert remarks(few) == [
         "no source, so nothing was transferred; gradients of its own can flatter a model",
         f"40 images are few: an error of 50% has the 95% interval [{100 * low:.0f}%, {100 * high:.0f}%]",
     ]
+    assert remarks(few | {"suite": "table8"}) == remarks(few)
+    assert remarks(few | {"suite": "c1"}) == remarks(few)[1:]  # which transfers nothing

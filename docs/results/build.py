@@ -30,6 +30,11 @@ HERE = Path(__file__).parent
 ARCHITECTURES = ("A", "B", "C", "D")
 KINDS = ("adv", "adv-ens", "adv-ens3")
 ALPHA = 0.05
+# Evaluations of images that were changed first (Appendix C.1).
+CHANGED = {
+    "c1-rotated": "mnist+rotate=20,flip=0/test",
+    "c1-rotated-flipped": "mnist+rotate=20,flip=5/test",
+}
 
 Json = Mapping[str, Any]
 
@@ -43,9 +48,10 @@ def collect(run: Path, into: Path) -> None:
     found = {path.name: json.loads(path.read_text()) for path in sorted((run / "results").glob("*.json"))}
     for name, result in found.items():
         least = 10_000 if result["kind"] == "transfer" else 1000
-        if result["data"] != "mnist/test" or result["n"] < least or result["epsilon"] != 0.3:
+        data = CHANGED.get(name.removesuffix(".json"), "mnist/test")
+        if result["data"] != data or result["n"] < least or result["epsilon"] != 0.3:
             raise SystemExit(
-                f"{name}: expected {least} images of mnist/test at epsilon 0.3, got {result['n']} of {result['data']} "
+                f"{name}: expected {least} images of {data} at epsilon 0.3, got {result['n']} of {result['data']} "
                 f"at epsilon {result['epsilon']}; nothing was collected"
             )
     for name, result in found.items():
@@ -248,20 +254,25 @@ DRAWS = {
     "C-fixed": "C: one stored direction, evaluation mode",
     "C-adv-ens3": "C: 4 stored R+ draws, α = 0.1, fresh step",
 }
-# Stored, and the same gradients computed online.
-PAIRS = {
-    "fixed": "online-eval",
-    "dropout2": "online-train",
-    "dropout4": "online-train",
-    "dropout8": "online-train",
-    "dropout16": "online-train",
-    "stepped1": "online-stepped",
-    "D-adv-ens3": "online-stepped",
-    "stepped8": "online-stepped",
-    "stepped4-stored": "online-stepped",
-    "stepped4-example": "online-stepped",
-    "C-adv-ens3": "C-online-stepped",
-}
+# What is stored, and the same gradients computed online; and what differs from another row in one thing.
+PAIRS = (
+    ("fixed", "online-eval"),
+    ("dropout2", "online-train"),
+    ("dropout4", "online-train"),
+    ("dropout8", "online-train"),
+    ("dropout16", "online-train"),
+    ("stepped1", "online-stepped"),
+    ("D-adv-ens3", "online-stepped"),
+    ("stepped8", "online-stepped"),
+    ("stepped4-stored", "online-stepped"),
+    ("C-adv-ens3", "C-online-stepped"),
+    ("stepped4-stored", "D-adv-ens3"),
+    ("stepped4-05", "D-adv-ens3"),
+    ("stepped4-15", "D-adv-ens3"),
+    ("stepped4-example", "D-adv-ens3"),
+    ("online-stepped", "online-eval"),
+    ("C-online-stepped", "C-fixed"),
+)
 
 
 def of_draws(results: Results, name: str) -> list[Json]:
@@ -283,26 +294,27 @@ def draws(results: Results) -> str:
     return table(columns, rows)
 
 
-def stored_and_online(results: Results) -> str:
-    """Stored draws less the same gradients online, over seeds."""
+def compared(results: Results) -> str:
+    """Rows of the study less the rows that they are compared with, over seeds."""
     rows = []
-    for stored, online in PAIRS.items():
-        both = [of_draws(results, name) for name in (stored, online)]
+    for name, other in PAIRS:
+        both = [of_draws(results, n) for n in (name, other)]
         cells = (gap(*([read(row) for row in seeds] for seeds in both)) for read in (worst, mean))
-        rows.append((DRAWS[stored], DRAWS[online].partition(": ")[2], *cells))
-    return table(("stored", "online", "worst black-box: stored − online", "mean black-box: stored − online"), rows)
+        rows.append((DRAWS[name], DRAWS[other].partition(": ")[2], *cells))
+    return table(("static perturbations", "less", "worst black-box", "mean black-box"), rows)
 
 
 def gap(one: Sequence[float], other: Sequence[float]) -> str:
     """The difference of two means over seeds with its 95% interval (Welch), and what follows from it."""
     if not one or not other:
         return "–"
-    difference = math.fsum(one) / len(one) - math.fsum(other) / len(other)
-    if min(len(one), len(other)) < 2:
-        return f"{100 * difference:+.1f} (one seed)"
-    interval = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
-    verdict = "worse" if interval.low > 0 else "better" if interval.high < 0 else "no difference resolved"
-    return f"{100 * difference:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]: {verdict}"
+    difference = f"{100 * (math.fsum(one) / len(one) - math.fsum(other) / len(other)):+.1f}"
+    test = welch_or_paired(one, other)
+    if test is None:
+        return f"{difference} (not enough seeds)"
+    interval = test.confidence_interval(0.95)
+    verdict = "**worse**" if interval.low > 0 else "**better**" if interval.high < 0 else "not resolved"
+    return f"{difference} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]: {verdict}"
 
 
 Estimate = tuple[float, float]  # a value and its variance
@@ -318,10 +330,13 @@ def transferred(row: Json | None) -> Estimate | None:
     return row and share({"error": mean(row), "n": row["clean"]["n"]})
 
 
-def ratio_of(found: Json | None, key: str) -> Estimate | None:
-    """An approximation ratio over images."""
+def to_the_best(found: Json | None) -> Estimate | None:
+    """FGSM's loss over the larger one of FGSM and PGD, mean over images.
+
+    The plain mean of ratios has no interval here: a few images make most of it.
+    """
     masking = (found or {}).get("masking") or {}
-    value, error = masking.get(key), masking.get(f"{key}_stderr")
+    value, error = masking.get("ratio_to_best"), masking.get("ratio_to_best_stderr")
     return None if value is None or error is None else (float(value), float(error) ** 2)
 
 
@@ -346,6 +361,9 @@ def rounding(results: Results) -> str:
     return table((*columns, "signs wrong by `margin`"), rows)
 
 
+RATIOS = {"ratio": "approximation ratio, mean of ratios", "ratio_of_means": "approximation ratio, ratio of means"}
+
+
 def rounded_figures(results: Results) -> str:
     """Both forms of the loss on the same undefended nets, and the difference: what of a figure is rounding."""
     rows = []
@@ -359,11 +377,12 @@ def rounded_figures(results: Results) -> str:
             "R+FGSM": [w["r-fgsm"] for w in white],
             "R+FGSM above FGSM": [less(w["r-fgsm"], w["fgsm"]) for w in white],
             "FGSM from B, C and D, mean": [transferred(row) for row in (ce, margin)],
-            "approximation ratio": [ratio_of(row, "ratio") for row in (by_ce, found)],
-            "approximation ratio, to the best": [ratio_of(row, "ratio_to_best") for row in (by_ce, found)],
+            "approximation ratio, to the best": [to_the_best(row) for row in (by_ce, found)],
         }
         for title, (one, other) in measures.items():
             rows.append((architecture, title, within(one), within(other), within(less(other, one))))
+        ratios_of = ([percent((m or {}).get("masking", {}).get(key), 0) for m in (by_ce, found)] for key in RATIOS)
+        rows += [(architecture, RATIOS[key], *pair, "") for key, pair in zip(RATIOS, ratios_of, strict=True)]
     return table(("net", "figure", "by `ce`", "by `margin`", "difference"), rows)
 
 
@@ -383,11 +402,24 @@ def trained_on_rounded(results: Results) -> str:
     return "\n\n".join([found, *verdicts])
 
 
-def judged(greater: Sequence[float], smaller: Sequence[float], *, paired: bool = False) -> str:
-    """Whether ``greater`` is greater, by Student's t over seeds: paired where both are of the same models, else Welch.
+def welch_or_paired(one: Sequence[float], other: Sequence[float], *, paired: bool = False) -> Any:
+    """Student's t over seeds: paired where both are of the same models, else Welch; None where it can say nothing.
 
-    One seed decides nothing: chance in training is larger than chance in the choice of images.
+    One seed decides nothing: chance in training is larger than chance in the choice of images. Nor do seeds that are
+    all equal, as they have no variance.
     """
+    if min(len(one), len(other)) < 2:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        test = stats.ttest_rel(one, other) if paired else stats.ttest_ind(one, other, equal_var=False)
+    spreads = [statistics.pstdev(values) for values in ([a - b for a, b in zip(one, other, strict=False)], one, other)]
+    usable = spreads[0] > 1e-12 if paired else max(spreads[1:]) > 1e-12
+    return test if usable and math.isfinite(test.pvalue) else None
+
+
+def judged(greater: Sequence[float], smaller: Sequence[float], *, paired: bool = False) -> str:
+    """Whether ``greater`` is greater, over seeds."""
     if not greater or not smaller:
         return "not measured"
     one, other = (math.fsum(values) / len(values) for values in (greater, smaller))
@@ -395,12 +427,11 @@ def judged(greater: Sequence[float], smaller: Sequence[float], *, paired: bool =
     if min(len(greater), len(smaller)) == 1:
         side = "higher" if one > other else "lower"
         return f"one seed: {side} ({values})"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # seeds that are all equal have no variance: the test says nan
-        test = stats.ttest_rel(greater, smaller) if paired else stats.ttest_ind(greater, smaller, equal_var=False)
-    p = float(test.pvalue)
-    verdict = "not resolved" if not p <= ALPHA else "**holds**" if one > other else "**does not hold**"
-    return f"{verdict} ({values}; p = {p:.2g})"
+    test = welch_or_paired(greater, smaller, paired=paired)
+    if test is None:
+        return f"not resolved ({values})"
+    verdict = "not resolved" if test.pvalue > ALPHA else "**holds**" if one > other else "**does not hold**"
+    return f"{verdict} ({values}; p = {test.pvalue:.2g})"
 
 
 def claims(results: Results) -> str:
@@ -504,7 +535,7 @@ def page(results: Results, paper: Json) -> str:
         "claims": claims(results),
         "input_dropout": input_dropout(results),
         "draws": draws(results),
-        "stored_and_online": stored_and_online(results),
+        "compared": compared(results),
         "rounding": rounding(results),
         "rounded_figures": rounded_figures(results),
         "rounding_trained": trained_on_rounded(results),

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ensadv_data.data import open_data, shifted
-from ensadv_data.errors import InputError
 from ensadv_data.evaluation.adaptive import measure_adaptive
 from ensadv_data.evaluation.pictures import pictures_of
 from ensadv_data.evaluation.stored import stored_sources
@@ -29,9 +28,7 @@ def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], 
     """
     suite = suite_named(spec.suite)
     white_box, black_box = suite.attacks(epsilon=spec.epsilon, loss=spec.loss)
-    if not black_box and (sources or spec.shards):
-        given = ", ".join([*sources, *spec.shards])
-        raise InputError(f"suite {spec.suite}: attacks targets by themselves only; expected no source, got {given}")
+    suite.check(spec, sources)
     dataset = original = open_data(data.model_copy(update={"limit": spec.images}), "test")
     if spec.shift is not None:
         dataset = shifted(dataset, spec.shift, seed=spec.seed)

@@ -26,13 +26,12 @@ _MADE = {"labels": ("predicted", "true"), "mode": ("eval", "eval"), "zeros": ("k
 
 @dataclass(frozen=True)
 class StoredSource:
-    """One source of a store, with the entry of each attack that an evaluation makes on others from it."""
+    """One source of some stores, with store and entry of each attack that an evaluation makes on others from it."""
 
     name: str
     digest: str  # of the weights
-    made: str  # digest of the store
-    store: Store
-    entries: Mapping[str, Entry]  # by the attack's label
+    entries: Mapping[str, tuple[Store, Entry]]  # by the attack's label
+    stores: tuple[str, ...]  # digests of the stores that are read
 
     def perturbed(self, attack: Attack, x_NCHW: torch.Tensor, indices: npt.NDArray[np.int64]) -> torch.Tensor:
         """Adversarial images, float32 (N, C, H, W) in [0, 1]; those of iterative attacks are exact to ε/254.
@@ -42,9 +41,10 @@ class StoredSource:
         ChunkError
             A chunk of the store is missing, truncated or corrupted.
         """
+        store, entry = self.entries[attack.label]
         x_adv = perturb_images(
-            self.store,
-            self.entries[attack.label],
+            store,
+            entry,
             x_NCHW.cpu().numpy(),
             rows=indices,
             draws=np.zeros_like(indices),
@@ -56,46 +56,67 @@ class StoredSource:
 def stored_sources(paths: Sequence[str], dataset: Dataset, attacks: Sequence[Attack]) -> list[StoredSource]:
     """The sources of some stores, for these test images and these attacks.
 
+    A source may have some attacks in one store and the others in another.
+
     Raises
     ------
     InputError
-        A store is missing, lacks an attack, or was made for training: with predicted labels, for example.
+        A store is missing or has nothing that is wanted, an attack is in none, or a store was made for training: with
+        predicted labels, for example.
     AlignmentError
         A store was made for other images.
     """
     if len(set(paths)) < len(paths):
         raise InputError(f"shards: expected each store once, got {', '.join(paths)}")
-    sources = []
+    serving: dict[tuple[str, str], dict[str, tuple[Store, Entry]]] = {}  # by the source's name and weights
+    made_of: dict[tuple[str, str], dict[str, None]] = {}  # digests of the stores
     for path in paths:
-        store, whole = open_store(path), read_manifest(Path(path)).digest
-        header = store.header
-        if header.split != dataset.split:
-            raise InputError(
-                f"{path}: expected a store of the images that are evaluated, {dataset.name}/{dataset.split}, found one "
-                f"of {header.data}/{header.split}; {_REMEDY}"
-            )
-        for name, (silent, wanted) in _MADE.items():
-            if (found := header.plan.get(name, silent)) != wanted:
-                raise InputError(f"{path}: expected a store made with {name} = {wanted}, found {found}; {_REMEDY}")
-        store.check_shape(dataset.shape, dataset.name)
-        if header.n < len(dataset):
-            raise InputError(f"{path}: expected perturbations of {len(dataset)} images, found {header.n}; {_REMEDY}")
-        store.prove(dataset.example_digests(), np.arange(len(dataset)))
-        made = {attack.identity: attack for attack in _attacks_of(header.plan)}
-        for name in dict.fromkeys(entry.source for entry in store.entries):
-            entries = {entry.attack: entry for entry in store.entries if entry.source == name}
-            serving = {}
-            for attack in attacks:
-                identity = attack.identity if isinstance(attack, AttackSpec) else None
-                if identity not in made:
-                    raise InputError(
-                        f"{path}: expected {_told(attack)} from every source, as the suite has it, found "
-                        f"{', '.join(map(_told, made.values()))}; {_REMEDY}"
-                    )
-                serving[attack.label] = entries[made[identity].name]
-            digest = next(iter(entries.values())).source_digest
-            sources.append(StoredSource(name, digest, whole, store, serving))
-    return sources
+        store = open_store(path)
+        _check(store, path, dataset)
+        made = {attack.identity: attack for attack in _attacks_of(store.header.plan)}
+        wanted = {a.label: made[a.identity].name for a in attacks if isinstance(a, AttackSpec) and a.identity in made}
+        if not wanted:
+            raise InputError(f"{path}: {_lacking(attacks, [path])}")
+        digest = read_manifest(Path(path)).digest
+        for entry in store.entries:
+            source = (entry.source, entry.source_digest)
+            mine = serving.setdefault(source, {})
+            new = [label for label, name in wanted.items() if entry.attack == name and label not in mine]
+            if new:
+                made_of.setdefault(source, {})[digest] = None
+                mine |= dict.fromkeys(new, (store, entry))
+    for (name, _), entries in serving.items():
+        if lacking := [attack for attack in attacks if attack.label not in entries]:
+            raise InputError(f"{name} in {', '.join(paths)}: {_lacking(lacking, paths)}")
+    return [
+        StoredSource(name, weights, entries, tuple(made_of[name, weights]))
+        for (name, weights), entries in serving.items()
+    ]
+
+
+def _check(store: Store, path: str, dataset: Dataset) -> None:
+    """Refuse a store of other images, or one that was made for training."""
+    header = store.header
+    if header.split != dataset.split:
+        raise InputError(
+            f"{path}: expected a store of the images that are evaluated, {dataset.name}/{dataset.split}, found one "
+            f"of {header.data}/{header.split}; {_REMEDY}"
+        )
+    for name, (silent, wanted) in _MADE.items():
+        if (found := header.plan.get(name, silent)) != wanted:
+            raise InputError(f"{path}: expected a store made with {name} = {wanted}, found {found}; {_REMEDY}")
+    store.check_shape(dataset.shape, dataset.name)
+    if header.n < len(dataset):
+        raise InputError(f"{path}: expected perturbations of {len(dataset)} images, found {header.n}; {_REMEDY}")
+    store.prove(dataset.example_digests(), np.arange(len(dataset)))
+
+
+def _lacking(attacks: Sequence[Attack], paths: Sequence[str]) -> str:
+    found = (attack for path in paths for attack in _attacks_of(open_store(path).header.plan))
+    return (
+        f"expected {_told(attacks[0])} from every source, as the suite has it, found "
+        f"{', '.join(dict.fromkeys(map(_told, found)))}; {_REMEDY}"
+    )
 
 
 _REMEDY = "make it with: ensadv-data precompute --split test --labels true, and the suite's attacks"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ensadv_data.errors import InputError, QuantityError, UnknownNameError
 from ensadv_data.evaluation.outside import OutsideAttack, is_outside, parse_outside
-from ensadv_data.spec import AdaptiveSpec, AttackSpec, Loss, parse_adaptive, parse_attack, read_toml
+from ensadv_data.spec import AdaptiveSpec, AttackSpec, EvaluateSpec, Loss, parse_adaptive, parse_attack, read_toml
 
 __all__ = ["SUITES", "Attack", "Suite", "suite_named"]
 
@@ -24,6 +24,26 @@ class Suite:
     black_box: tuple[str, ...]
     about: str
     adaptive: tuple[str, ...] = ()  # adversaries that query the target
+
+    def check(self, spec: EvaluateSpec, sources: Collection[str]) -> None:
+        """Refuse what this suite would not use.
+
+        Raises
+        ------
+        InputError
+            There are sources, and no attack is transferred; or pictures, and no attack is white-box.
+        """
+        given = [*sources, *spec.shards]
+        if given and not self.black_box:
+            raise InputError(
+                f"suite {spec.suite}: attacks targets by themselves only; expected no source, got {', '.join(given)}; "
+                "leave sources and shards out, or choose a suite that transfers attacks"
+            )
+        if spec.pictures and not self.white_box:
+            raise InputError(
+                f"suite {spec.suite}: has no attack on the target itself to picture; expected pictures = 0, got "
+                f"{spec.pictures}"
+            )
 
     def adversaries(self, *, epsilon: float) -> tuple[AdaptiveSpec, ...]:
         """Adaptive adversaries at one L∞ radius; raises as :func:`~ensadv_data.spec.parse_adaptive` does."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ensadv_data.evaluation.interval import Rate, tied
+from ensadv_data.evaluation.suites import SUITES
 
 __all__ = ["accuracy_rows", "attack_title", "csv_text", "matrix_rows", "rate_text", "remarks", "summary_rows"]
 
@@ -138,7 +139,8 @@ def csv_text(result: Mapping[str, Any]) -> str:
 def remarks(result: Mapping[str, Any]) -> list[str]:
     """What a reader of an evaluation should know, from its JSON."""
     told = []
-    if not result["sources"]:
+    suite = SUITES.get(result.get("suite", ""))
+    if not result["sources"] and (suite is None or suite.black_box):
         told.append("no source, so nothing was transferred; gradients of its own can flatter a model")
     for name, row in result["targets"].items():
         if "twin" in row:

@@ -94,7 +94,7 @@ class Transfer:
     suite: str
     sources: Mapping[str, str]  # name → digest
     targets: tuple[TargetResult, ...]
-    stores: Mapping[str, str] = field(default_factory=dict)  # source → digest of the store it was read from
+    stores: Mapping[str, Sequence[str]] = field(default_factory=dict)  # source → digests of the stores it was read from
     pictures: Mapping[str, Any] | None = None  # the first images, if they were asked for
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Transfer:
             "epsilon": self.epsilon,
             "suite": self.suite,
             "sources": dict(self.sources),
-            **({"stores": dict(self.stores)} if self.stores else {}),
+            **({"stores": {source: list(digests) for source, digests in self.stores.items()}} if self.stores else {}),
             "targets": {result.target: result.to_json() for result in self.targets},
             **({} if self.pictures is None else {"pictures": dict(self.pictures)}),
         }
@@ -212,7 +212,7 @@ def measure_transfer(
         suite=suite,
         sources={source.name: source.digest for source in sources},
         targets=tuple(_result(target, sources, counts) for target in targets),
-        stores={source.name: source.made for source in sources if isinstance(source, StoredSource)},
+        stores={source.name: source.stores for source in sources if isinstance(source, StoredSource)},
     )
 
 

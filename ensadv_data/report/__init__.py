@@ -97,7 +97,7 @@ def write_report(
             describe_result(
                 result,
                 chart=draw_errors(result, salt=f"errors {number}"),
-                examples=[] if result.pictures is None else draw_examples(result.pictures),
+                examples=None if result.pictures is None else draw_examples(result.pictures),
             )
             for number, result in enumerate(read)
         ],

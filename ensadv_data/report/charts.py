@@ -180,10 +180,15 @@ def draw_pictures(data: Dataset, stores: Sequence[Store], *, epsilon: float) -> 
     }
 
 
-def draw_examples(pictures: Pictures) -> list[dict[str, Any]]:
+def draw_examples(pictures: Pictures) -> dict[str, Any]:
     """Test images before and after, a row for each thing that was done to them, as PNG."""
-    shown = 8 if max(pictures.rows[0][1].shape[2:]) <= _SIDE // 2 else 4
-    return [{"name": name, "strip": _strip(images[:shown] / np.float32(255))} for name, images in pictures.rows]
+    side = max(pictures.rows[0][1].shape[2:])
+    shown = 8 if side <= _SIDE // 2 else 4
+    return {
+        "rows": [{"name": name, "strip": _strip(images[:shown] / np.float32(255))} for name, images in pictures.rows],
+        "left_out": max(0, len(pictures.labels) - shown),
+        "is_cut": side > _SIDE,
+    }
 
 
 def encode_png(pixels_HWC: U8) -> bytes:

@@ -53,8 +53,8 @@ def judge_target(target: Target) -> str:
     return f"{start}, and the intervals do not overlap: a step along its own gradient is the stronger attack."
 
 
-def describe_result(result: Result, *, chart: str, examples: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Tables of one evaluation for the template; ``chart`` is SVG, ``examples`` are rows of pictures."""
+def describe_result(result: Result, *, chart: str, examples: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Tables of one evaluation for the template; ``chart`` is SVG, ``examples`` are pictures."""
     attacks = list(dict.fromkeys(attack for target in result.targets for attack in target.white_box))
     sources = dict.fromkeys((*result.sources, *(source for t in result.targets for source in t.black_box)))
     transferred = list(dict.fromkeys(a for t in result.targets for by in t.black_box.values() for a in by))

@@ -84,9 +84,9 @@ def print_diagnosis(result: Mapping[str, Any]) -> None:
 
 
 _MASKING = [
-    "single / iterative, 95%",
+    "single / iterative",
     "of means",
-    "to the best",
+    "to the best, 95%",
     "loss clean",
     "single",
     "iterative",
@@ -101,10 +101,11 @@ def _masking_cells(found: Mapping[str, Any]) -> list[str]:
     def text(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
 
+    error = found["ratio_to_best_stderr"]
     return [
-        text(found["ratio"], ".1%") + (f" ± {196 * error:.1f}" if (error := found.get("ratio_stderr")) else ""),
+        text(found["ratio"], ".1%"),
         text(found["ratio_of_means"], ".1%"),
-        text(found["ratio_to_best"], ".1%"),
+        text(found["ratio_to_best"], ".1%") + (f" ± {196 * error:.1f}" if error is not None else ""),
         *(f"{found[f'loss_{name}']:.3g}" for name in ("clean", "single", "iterative")),
         text(found["cosine"], ".3f"),
         f"{found['gradient_norm']:.3g}",

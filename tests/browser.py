@@ -7,6 +7,7 @@ axe-core comes from the npm registry, as CONTRIBUTING.md says.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import select
@@ -156,7 +157,13 @@ def accessibility(browser: Browser, axe: Path, report: Path) -> list[dict[str, A
 
 def main() -> int:
     """Check reports."""
-    axe, *reports = map(Path, sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("axe", type=Path, help="axe.min.js of axe-core")
+    parser.add_argument("reports", type=Path, nargs="+", help="HTML files")
+    given = parser.parse_args()
+    axe, reports = given.axe, given.reports
+    if CHROMIUM is None:
+        parser.error("expected chromium or google-chrome to be installed, found neither")
     worst = 0
     with tempfile.TemporaryDirectory() as profile, browser_at(Path(profile)) as browser:
         for report in reports:

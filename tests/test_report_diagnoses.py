@@ -45,6 +45,7 @@ def finding(name: str, *, points: int = 4) -> dict[str, Any]:
             cosine=0.572,
             cosine_excluded=0,
             gradient_norm=0.227,
+            ratio_to_best_stderr=0.0102,
         ).to_json(),
         "rounding": Rounding(
             images=40,
@@ -90,6 +91,10 @@ def test_the_page_has_every_figure(tmp_path):
     html = report(tmp_path, content())
     for figure in ("16.3%", "15.4%", "15.1%", "0.0721", "0.963", "6.24", "0.572", "0.227"):
         assert figure in html
+    assert "15.1%<small>± 2.0</small>" in html
+    earlier = finding("random")
+    del earlier["masking"]["ratio_to_best_stderr"]  # as it was written before there was one
+    assert "± 2.0" not in report(tmp_path, content(earlier=earlier))
     for figure in ("3.37%", "1.25%", "25%", "19.3%"):
         assert figure in html
     assert html.count("<svg") == 2

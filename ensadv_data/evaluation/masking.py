@@ -50,8 +50,7 @@ class Masking:
     cosine: float | None  # of the two perturbations, mean over images
     cosine_excluded: int  # images that one of the attacks did not change
     gradient_norm: float  # of the loss at the image, mean
-    ratio_stderr: float | None = None  # standard error of ``ratio`` over the images
-    ratio_to_best_stderr: float | None = None
+    ratio_to_best_stderr: float | None = None  # over the images; ``ratio`` has too heavy a tail for one
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -145,7 +144,6 @@ def measure_masking(
         cosine=_mean(cosine[alike]),
         cosine_excluded=int((~alike).sum()),
         gradient_norm=float(np.concatenate(norms).mean()),
-        ratio_stderr=_stderr(ratios),
         ratio_to_best_stderr=_stderr(to_best),
     )
 

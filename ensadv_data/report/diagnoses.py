@@ -92,6 +92,14 @@ def read_diagnosis(name: str, root: Node) -> Diagnosis:
     )
 
 
+def _masking(node: Node) -> dict[str, float | None]:
+    error = "ratio_to_best_stderr"  # results of earlier versions have none
+    return {
+        **{key: node.at(key).maybe() for key in _MASKING},
+        error: node.at(error).maybe() if error in node.table() else None,
+    }
+
+
 def _findings(name: str, node: Node) -> Findings:
     has = node.table()
     masking, rounding = node.at("masking"), node.at("rounding")
@@ -100,7 +108,7 @@ def _findings(name: str, node: Node) -> Findings:
         architecture=node.at("architecture").text(),
         digest=node.at("digest").text(),
         attacks=(masking.at("single").text(), masking.at("iterative").text()) if "masking" in has else None,
-        masking={key: masking.at(key).maybe() for key in _MASKING} if "masking" in has else None,
+        masking=_masking(masking) if "masking" in has else None,
         gradient_norm=masking.at("gradient_norm").number() if "masking" in has else None,
         rounding={key: rounding.at(key).share() for key in _ROUNDING} if "rounding" in has else None,
         cone=_cone(node.at("cone")) if "cone" in has else None,

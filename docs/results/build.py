@@ -266,6 +266,8 @@ PAIRS = (
     ("stepped8", "online-stepped"),
     ("stepped4-stored", "online-stepped"),
     ("C-adv-ens3", "C-online-stepped"),
+    ("fixed", "D-adv"),
+    ("D-adv-ens3", "fixed"),
     ("stepped4-stored", "D-adv-ens3"),
     ("stepped4-05", "D-adv-ens3"),
     ("stepped4-15", "D-adv-ens3"),

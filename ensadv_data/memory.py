@@ -16,7 +16,7 @@ def keep_freed_memory() -> bool:
     """Let this process reuse freed tensors instead of giving each back to the system and asking for it again.
 
     A convolution on CPU takes and frees the same tens of megabytes in every step. By default glibc maps them anew each
-    time, and the kernel clears every page: for architecture C a third of a step (docs/guide.md, *On CPU*). The
+    time, and the kernel clears every page: for architecture C a fifth of a step (docs/guide.md, *On CPU*). The
     process then holds what it needed at its peak until it ends, and results are not touched. It is for processes that
     are this package's own: commands, the stages of a recipe, workers. Call it before threads are started.
 

@@ -366,11 +366,18 @@ def rounding(results: Results) -> str:
 RATIOS = {"ratio": "approximation ratio, mean of ratios", "ratio_of_means": "approximation ratio, ratio of means"}
 
 
-def rounded_figures(results: Results) -> str:
+def rounded_figures(results: Results, paper: Json) -> str:
     """Both forms of the loss on the same undefended nets, and the difference: what of a figure is rounding."""
     rows = []
     for architecture in ARCHITECTURES:
         name = f"holdout-{architecture}"
+        fgsm_printed, stepped_printed, *_ = paper["table7"][architecture]
+        printed = {
+            "FGSM": f"{fgsm_printed}",
+            "R+FGSM": f"{stepped_printed}",
+            "R+FGSM above FGSM": f"{stepped_printed - fgsm_printed:.1f}",
+            RATIOS["ratio"]: f"{paper['table6'][architecture]}",
+        }
         margin, ce = (results.target(name, stage) for stage in ("rounding", "rounding-ce"))
         found, by_ce = (results.model(name, stage) for stage in ("rounding-signs", "rounding-ratio-ce"))
         white = [{a: share(row and by_name(row["white_box"], a)) for a in ("fgsm", "r-fgsm")} for row in (ce, margin)]
@@ -382,10 +389,14 @@ def rounded_figures(results: Results) -> str:
             "approximation ratio, to the best": [to_the_best(row) for row in (by_ce, found)],
         }
         for title, (one, other) in measures.items():
-            rows.append((architecture, title, within(one), within(other), within(less(other, one))))
+            values = (within(one), within(other), within(less(other, one)))
+            rows.append((architecture, title, printed.get(title, ""), *values))
         ratios_of = ([percent((m or {}).get("masking", {}).get(key), 0) for m in (by_ce, found)] for key in RATIOS)
-        rows += [(architecture, RATIOS[key], *pair, "") for key, pair in zip(RATIOS, ratios_of, strict=True)]
-    return table(("net", "figure", "by `ce`", "by `margin`", "difference"), rows)
+        rows += [
+            (architecture, RATIOS[key], printed.get(RATIOS[key], ""), *pair, "")
+            for key, pair in zip(RATIOS, ratios_of, strict=True)
+        ]
+    return table(("net", "figure", "paper", "by `ce`", "by `margin`", "difference"), rows)
 
 
 def trained_on_rounded(results: Results) -> str:
@@ -539,7 +550,7 @@ def page(results: Results, paper: Json) -> str:
         "draws": draws(results),
         "compared": compared(results),
         "rounding": rounding(results),
-        "rounded_figures": rounded_figures(results),
+        "rounded_figures": rounded_figures(results, paper),
         "rounding_trained": trained_on_rounded(results),
         "binarised": binarised(results, paper),
         "missing": missing(results),

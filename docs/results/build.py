@@ -492,13 +492,13 @@ def defended(results: Results, architecture: str, kind: str) -> list[Json]:
 
 
 def ratios(results: Results, *names: str) -> list[float]:
-    """Approximation ratios of models and of their other seeds."""
+    """Approximation ratios, to the best, of models and of their other seeds."""
     stages = [stage for stage in results.files if stage.startswith("claims-ratio")]
     found = {n: m for stage in stages for n, m in results.files[stage]["models"].items()}
     return [
-        float(m["masking"]["ratio"])
+        float(m["masking"]["ratio_to_best"])
         for n, m in found.items()
-        if m["masking"]["ratio"] is not None and any(is_seed(n, name) for name in names)
+        if m["masking"]["ratio_to_best"] is not None and any(is_seed(n, name) for name in names)
     ]
 
 

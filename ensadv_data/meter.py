@@ -28,9 +28,7 @@ class Meter:
         self.unit = "images" if per_example else "steps"
         self.sums = torch.zeros(len(self.names), 3, dtype=torch.float64, device=device)
 
-    def add(
-        self, clean_N: Tensor, adversarial_M: Tensor, source: int | None, sources_M: npt.NDArray[np.int64] | None
-    ) -> tuple[Tensor, Tensor]:
+    def add(self, clean_N: Tensor, adversarial_M: Tensor, sources_M: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Count a step; returns its mean clean and adversarial loss, the latter 0 for a clean step.
 
         Parameters
@@ -38,13 +36,14 @@ class Meter:
         clean_N, adversarial_M
             Losses of the clean images and of the perturbed ones; none of these in a clean step. Where there are as many
             of both, they are of the same images.
-        source, sources_M
-            The step's source, or that of each perturbed image.
+        sources_M
+            The source of each perturbed image.
         """
         loss_clean = clean_N.mean()
         loss_adversarial = adversarial_M.mean() if len(adversarial_M) else torch.zeros_like(loss_clean)
-        if sources_M is None:
-            self.sums[source or 0] += torch.stack([torch.ones_like(loss_clean), loss_clean, loss_adversarial]).double()
+        if self.unit == "steps":
+            source = int(sources_M[0]) if len(sources_M) else 0
+            self.sums[source] += torch.stack([torch.ones_like(loss_clean), loss_clean, loss_adversarial]).double()
         else:
             own = clean_N if len(clean_N) == len(adversarial_M) else loss_clean.expand(len(adversarial_M))
             rows = torch.stack([torch.ones_like(own), own, adversarial_M], dim=1).double()

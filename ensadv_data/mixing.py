@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from ensadv_data.store import Entry, Store, open_store, perturb_images
 __all__ = [
     "ONLINE",
     "Batches",
+    "Part",
     "Schedule",
     "Source",
     "StepPlan",
@@ -73,33 +74,37 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Examples of a step that one source perturbs."""
+
+    rows: I64  # (P,) where they are in the batch
+    source: int  # into the schedule's sources
+    attack: int  # into the source's entries
+    indices: I64  # (P,) examples
+    draws: I64  # (P,) stored draw of each example
+    epsilon: F32  # (P,) L∞ radius, pixels in [0, 1]
+
+
+@dataclass(frozen=True)
 class StepPlan:
     """One global step as one rank sees it."""
 
     indices: I64  # (B,) examples
-    source: int | None  # into the schedule's sources; None: a clean step, or each example has its own
-    attack: int  # into the source's entries
+    sources: I64  # (B,) the source of each, into the schedule's: all the same unless it draws them per example
+    attacks: tuple[int, ...]  # of each source of the schedule, into its entries; none: a clean step
     draws: I64  # (B,) stored draw of each example
     epsilon: F32  # (B,) L∞ radius, pixels in [0, 1]
-    sources: I64 | None = None  # (B,) where each example has its own
-    attacks: tuple[int, ...] = ()  # then of each source
 
-    @property
-    def clean(self) -> bool:
-        """Whether nothing is perturbed."""
-        return self.source is None and self.sources is None
-
-    def parts(self, first: int) -> Iterator[tuple[I64, StepPlan]]:
-        """The examples from ``first`` on by their source: where each part is among them, and a plan of its own."""
-        if self.sources is None:
-            indices, draws, epsilon = self.indices[first:], self.draws[first:], self.epsilon[first:]
-            yield np.arange(len(indices)), StepPlan(indices, self.source, self.attack, draws, epsilon)
-            return
-        for source in np.unique(self.sources[first:]):
-            where = np.flatnonzero(self.sources[first:] == source)
-            rows = first + where
-            attack = self.attacks[source]
-            yield where, StepPlan(self.indices[rows], int(source), attack, self.draws[rows], self.epsilon[rows])
+    def parts(self, first: int = 0) -> list[Part]:
+        """The examples from ``first`` on, by their source; of a clean step none."""
+        if not self.attacks:
+            return []
+        places = np.arange(first, len(self.indices))
+        drawn = [(int(source), places[self.sources[first:] == source]) for source in np.unique(self.sources[first:])]
+        return [
+            Part(rows, source, self.attacks[source], self.indices[rows], self.draws[rows], self.epsilon[rows])
+            for source, rows in drawn
+        ]
 
 
 def epoch_order(seed: int, epoch: int, *, n: int, block: int = 1024, window: int = 0) -> I64:
@@ -144,41 +149,27 @@ def plan_step(schedule: Schedule, *, epoch: int, step: int, place: Place = Place
     if not 0 <= step < schedule.steps:
         raise QuantityError(f"step: expected 0 … {schedule.steps - 1}, got {step}")
     generator = numpy_generator("step", schedule.seed, epoch, step)
-    sources, source, attacks = None, None, [0] * len(schedule.sources)
-    if schedule.per_example and schedule.sources:
-        sources = generator.integers(len(schedule.sources), size=size)
-        attacks = [_attack(generator, source) for source in schedule.sources]
-        draws = generator.integers(np.array([_draws(schedule, *pair) for pair in enumerate(attacks)])[sources])
-    elif schedule.sources:
-        source = int(generator.integers(len(schedule.sources)))
-        attacks[source] = _attack(generator, schedule.sources[source])
-        draws = generator.integers(_draws(schedule, source, attacks[source]), size=size)
+    count = len(schedule.sources)
+    if schedule.per_example and count:
+        sources = generator.integers(count, size=size)
     else:
-        draws = np.zeros(size, np.int64)
+        sources = np.full(size, generator.integers(count) if count else 0)
+    attacks, stored = [0] * count, np.ones(max(1, count), np.int64)  # who computes has one draw
+    for source in np.unique(sources) if count else ():
+        if entries := schedule.sources[source].entries:
+            attacks[source] = int(generator.integers(len(entries)))
+            stored[source] = entries[attacks[source]][0].header.draws
+    draws = generator.integers((stored if schedule.draws is None else np.minimum(schedule.draws, stored))[sources])
     epsilon = _epsilons(generator, schedule.epsilon, size)
     mine = slice(place.rank * size // ranks, (place.rank + 1) * size // ranks)
     order = _order(schedule.seed, epoch, schedule.n, schedule.block, schedule.window)
     return StepPlan(
         indices=order[step * size : (step + 1) * size][mine],
-        source=source,
-        attack=0 if source is None else attacks[source],
+        sources=sources[mine],
+        attacks=tuple(attacks),
         draws=draws[mine],
         epsilon=epsilon[mine],
-        sources=None if sources is None else sources[mine],
-        attacks=() if sources is None else tuple(attacks),
     )
-
-
-def _attack(generator: np.random.Generator, source: Source) -> int:
-    return int(generator.integers(len(source.entries))) if source.entries else 0
-
-
-def _draws(schedule: Schedule, source: int, attack: int) -> int:
-    """How many draws there are to choose from; one where the source computes."""
-    if not (entries := schedule.sources[source].entries):
-        return 1
-    stored = entries[attack][0].header.draws
-    return stored if schedule.draws is None else min(schedule.draws, stored)
 
 
 def static_sources(paths: Sequence[Path | str], dataset: Dataset) -> tuple[Source, ...]:
@@ -281,27 +272,24 @@ class Batches:
         self._prove(images, plan.indices)
         return images, labels
 
-    def perturb(self, images_BCHW: npt.NDArray[np.uint8], plan: StepPlan, *, epoch: int) -> F32:
-        """Adversarial images of the plan's static source, float32 (B, C, H, W) in [0, 1].
+    def perturb(self, images_PCHW: npt.NDArray[np.uint8], part: Part, *, epoch: int) -> F32:
+        """Adversarial images of a static source, float32 (P, C, H, W) in [0, 1].
 
-        ``images_BCHW`` are those of :meth:`read`, or the last of them (the half that is replaced).
+        ``images_PCHW`` are the part's rows of :meth:`read`.
 
         Raises
         ------
         ChunkError
             A chunk of the store is missing, truncated or corrupted.
         """
-        if plan.source is None:
-            raise InputError("expected a plan with a static source, got a clean step")
-        store, entry = self.schedule.sources[plan.source].entries[plan.attack]
-        last = slice(len(plan.indices) - len(images_BCHW), None)
-        rows, draws, epsilon = plan.indices[last], plan.draws[last], plan.epsilon[last]
+        store, entry = self.schedule.sources[part.source].entries[part.attack]
+        rows, draws, epsilon = part.indices, part.draws, part.epsilon
         step = None
         if entry.kind == "rsign" and self.fresh:
             seed = derive_key("fresh step", self.schedule.seed, epoch)
             d = store.header.d
             step = random_bits(seed, np.zeros_like(rows), rows, d=d, stream=_FRESH_STREAM)
-        return perturb_images(store, entry, images_BCHW, rows=rows, draws=draws, epsilon=epsilon, random_step=step)
+        return perturb_images(store, entry, images_PCHW, rows=rows, draws=draws, epsilon=epsilon, random_step=step)
 
     def _prove(self, images: npt.NDArray[np.uint8], indices: I64) -> None:
         """Each image is compared the first time that it is read."""

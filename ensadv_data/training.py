@@ -40,6 +40,7 @@ from ensadv_data.meter import Meter
 from ensadv_data.mixing import (
     ONLINE,
     Batches,
+    Part,
     Schedule,
     Source,
     StepPlan,
@@ -207,7 +208,7 @@ class TrainingRun:
         images, labels = self.batches.read(plan)
         x = torch.from_numpy(images).to(self.device).float() / 255
         y = torch.from_numpy(labels).to(self.device)
-        adversarial = len(x) // (2 if self.spec.batches == "replace" else 1) if not plan.clean else 0
+        adversarial = len(x) // (2 if self.spec.batches == "replace" else 1) if plan.attacks else 0
         clean = len(x) - (adversarial if self.spec.batches == "replace" else 0)
         inputs, targets = x[:clean], y[:clean]
         if adversarial:
@@ -277,30 +278,25 @@ class TrainingRun:
     def _adversarial(self, images: Any, x: Tensor, plan: StepPlan, count: int, *, epoch: int, step: int) -> Tensor:
         """The last ``count`` images of the batch, each perturbed by the source that the plan has for it."""
         first = len(x) - count
-        if plan.sources is None:
-            ((_, whole),) = plan.parts(first)
-            return self._perturbed(images[first:], x[first:], slice(None), whole, epoch=epoch, step=step)
+        parts = plan.parts(first)
+        if len(parts) == 1:
+            return self._perturbed(images[first:], x[first:], parts[0], epoch=epoch, step=step)
         x_adv = torch.empty_like(x[first:])
-        for where, part in plan.parts(first):
-            rows = torch.from_numpy(where).to(self.device)
-            some = images[first:][where]
-            x_adv[rows] = self._perturbed(some, x[first:], rows, part, epoch=epoch, step=step)
+        for part in parts:
+            rows = torch.from_numpy(part.rows).to(self.device)
+            x_adv[rows - first] = self._perturbed(images[part.rows], x[rows], part, epoch=epoch, step=step)
         return x_adv
 
-    def _perturbed(
-        self, images: Any, x: Tensor, rows: Tensor | slice, plan: StepPlan, *, epoch: int, step: int
-    ) -> Tensor:
-        """Images of one source, perturbed: ``images`` in bytes, and the ``rows`` of ``x`` where they are computed."""
-        if plan.source is None:
-            raise InputError("expected a step with a source, got a clean one")
-        source = self.schedule.sources[plan.source]
+    def _perturbed(self, images: Any, x: Tensor, part: Part, *, epoch: int, step: int) -> Tensor:
+        """The images of a part, perturbed by its source: ``images`` in bytes, ``x`` the same in [0, 1]."""
+        source = self.schedule.sources[part.source]
         if source.entries:
-            return torch.from_numpy(self.batches.perturb(images, plan, epoch=epoch)).to(self.device)
+            return torch.from_numpy(self.batches.perturb(images, part, epoch=epoch)).to(self.device)
         return computed_perturbation(
             self.computed[source.name],
-            x[rows],
-            examples=plan.indices,
-            epsilon=None if self.spec.epsilon.sigma is None else plan.epsilon,
+            x,
+            examples=part.indices,
+            epsilon=None if self.spec.epsilon.sigma is None else part.epsilon,
             seed=self.spec.seed,
             epoch=epoch,
             step=step,
@@ -310,17 +306,17 @@ class TrainingRun:
         )
 
     def _measured(self, plan: StepPlan, losses: Tensor, clean: int, epoch: int, step: int) -> dict[str, Any]:
-        sources = None if plan.sources is None else plan.sources[len(plan.sources) - (len(losses) - clean) :]
-        loss_clean, loss_adversarial = self.meter.add(losses[:clean], losses[clean:], plan.source, sources)
+        sources = plan.sources[len(plan.sources) - (len(losses) - clean) :]
+        loss_clean, loss_adversarial = self.meter.add(losses[:clean], losses[clean:], sources)
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         return {
             "epoch": epoch,
             "step": step,
-            "source": self.meter.names[plan.source or 0] if plan.sources is None else None,  # each image its own
+            "source": None if self.schedule.per_example else self.meter.names[plan.sources[0]],
             "epsilon": float(plan.epsilon.mean()),
             "loss_clean": loss_clean,
-            "loss_adversarial": None if plan.clean else loss_adversarial,
+            "loss_adversarial": loss_adversarial if plan.attacks else None,
             "seconds": round(seconds, 6),
         }
 

@@ -21,6 +21,7 @@ from ensadv_data.keys import derive_key
 from ensadv_data.mixing import (
     ONLINE,
     Batches,
+    Part,
     Schedule,
     Source,
     StepPlan,
@@ -153,14 +154,17 @@ def test_the_ranks_have_slices_of_one_plan(made, seed, world, each, epoch, step,
     )
     whole = plan_step(schedule, epoch=epoch, step=step)
     ranks = [plan_step(schedule, epoch=epoch, step=step, place=Place(rank, world)) for rank in range(world)]
-    assert {(plan.source, plan.attack) for plan in ranks} == {(whole.source, whole.attack)}
-    for name in ("indices", "draws", "epsilon"):
+    assert {plan.attacks for plan in ranks} == {whole.attacks}
+    assert {int(source) for plan in ranks for source in plan.sources} == {int(whole.sources[0])}
+    for name in ("indices", "sources", "draws", "epsilon"):
         assert is_bit_equal(np.concatenate([getattr(plan, name) for plan in ranks]), getattr(whole, name))
 
 
 def test_the_source_is_drawn_once_a_step_and_evenly():
     schedule = Schedule(seed=1, n=2 * 3000, batch_size=2, sources=SOURCES)
-    drawn = [plan_step(schedule, epoch=0, step=step).source for step in range(3000)]
+    drawn = [plan_step(schedule, epoch=0, step=step).sources for step in range(3000)]
+    assert all(one == other for one, other in drawn)
+    drawn = [int(one) for one, _ in drawn]
     counts = np.bincount(drawn, minlength=3)
     spread = math.sqrt(3000 * (1 / 3) * (2 / 3))
     assert np.abs(counts - 1000).max() < 4 * spread
@@ -173,7 +177,6 @@ def test_each_example_may_have_a_source_of_its_own(made):
     sources = (Source(ONLINE), made.source, Source("other", made.source.entries[1:2]))
     schedule = Schedule(seed=1, n=N, batch_size=40, sources=sources, draws=2, per_example=True)
     plans = [plan_step(schedule, epoch=epoch, step=0) for epoch in range(300)]
-    assert all(plan.source is None and not plan.clean for plan in plans)
     drawn = np.stack([plan.sources for plan in plans])
     assert stats.chisquare(np.bincount(drawn.ravel(), minlength=3)).pvalue > 1e-3
     pairs = np.bincount(3 * drawn[:, 0] + drawn[:, 1], minlength=9)
@@ -197,41 +200,34 @@ def test_the_parts_of_a_step_are_its_examples_by_source(made, first, per_example
     sources = (made.source, Source("other", made.source.entries[1:2]))
     law = EpsilonSpec(sigma=0.2, epsilon=0.3)
     schedule = Schedule(seed=1, n=N, batch_size=10, sources=sources, epsilon=law, per_example=per_example)
-    batches, lone = Batches(made.data, schedule), 0
+    batches, counts = Batches(made.data, schedule), []
     for epoch in range(4):
         plan = plan_step(schedule, epoch=epoch, step=1)
         images, _ = batches.read(plan)
-        seen = []
-        for where, part in plan.parts(first):
-            x_adv = batches.perturb(images[first:][where], part, epoch=epoch)
-            rows = np.arange(first, 10)[where]
-            seen += rows.tolist()
-            for i, mine in zip(rows, x_adv, strict=True):
-                source = plan.source if plan.sources is None else int(plan.sources[i])
-                attack = plan.attack if plan.sources is None else plan.attacks[source]
-                alone = StepPlan(
-                    *(
-                        v[i : i + 1] if isinstance(v, np.ndarray) else v
-                        for v in (plan.indices, source, attack, plan.draws, plan.epsilon)
-                    )
-                )
+        parts = plan.parts(first)
+        counts.append(len(parts))
+        assert sorted(np.concatenate([part.rows for part in parts]).tolist()) == list(range(first, 10))
+        for part in parts:
+            x_adv = batches.perturb(images[part.rows], part, epoch=epoch)
+            for i, mine in zip(part.rows, x_adv, strict=True):
+                source, one = int(plan.sources[i]), slice(i, i + 1)
+                row = np.array([i])
+                alone = Part(row, source, plan.attacks[source], plan.indices[one], plan.draws[one], plan.epsilon[one])
                 assert part.source == source
-                assert is_bit_equal(mine[None], batches.perturb(images[i : i + 1], alone, epoch=epoch))
-        assert sorted(seen) == list(range(first, 10))
-        lone += len(list(plan.parts(first)))
-    assert (lone > 4) == per_example
+                assert is_bit_equal(mine[None], batches.perturb(images[one], alone, epoch=epoch))
+    assert set(counts) == ({2} if per_example else {1})
 
 
 def test_draws_and_attacks_are_drawn_evenly(made):
     schedule = Schedule(seed=1, n=N, batch_size=40, sources=(made.source,))
     plans = [plan_step(schedule, epoch=epoch, step=0) for epoch in range(200)]
-    for values in (np.concatenate([plan.draws for plan in plans]), np.array([plan.attack for plan in plans])):
+    for values in (np.concatenate([plan.draws for plan in plans]), np.array([plan.attacks[0] for plan in plans])):
         assert stats.chisquare(np.bincount(values, minlength=3)).pvalue > 1e-3
 
 
 def test_a_plan_without_sources_is_clean():
     plan = plan_step(Schedule(seed=0, n=8, batch_size=4, sources=()), epoch=0, step=1)
-    assert (plan.source, plan.attack, plan.draws.tolist()) == (None, 0, [0, 0, 0, 0])
+    assert (plan.attacks, plan.parts(), plan.draws.tolist()) == ((), [], [0, 0, 0, 0])
 
 
 def test_epsilon_is_fixed_or_a_truncated_half_normal():
@@ -352,7 +348,8 @@ def test_perturbed_images_are_those_of_the_formula_and_within_epsilon(made, atta
         for step in range(schedule.steps):
             plan = plan_step(schedule, epoch=epoch, step=step)
             images, _ = batches.read(plan)
-            x_adv = batches.perturb(images, plan, epoch=epoch)
+            (part,) = plan.parts()
+            x_adv = batches.perturb(images, part, epoch=epoch)
             assert (x_adv.shape, x_adv.dtype) == (images.shape, np.float32)
             x, values = rows_of(made, entry.key, plan)
             epsilon = plan.epsilon[:, None]
@@ -374,7 +371,8 @@ def test_perturbed_images_are_those_of_the_formula_and_within_epsilon(made, atta
             assert np.abs(x_adv.reshape(-1, D) - expected).max() < 1e-6
             assert (np.abs(x_adv.reshape(-1, D) - x) <= epsilon + 1e-6).all()
             assert 0 <= x_adv.min() <= x_adv.max() <= 1
-            last = batches.perturb(images[5:], plan, epoch=epoch)  # the half that is replaced
+            (half,) = plan.parts(5)
+            last = batches.perturb(images[5:], half, epoch=epoch)  # the half that is replaced
             assert is_bit_equal(last, x_adv[5:])
     assert (smaller > 0) == (attack == "r-fgsm" and law == "drawn")
 
@@ -382,18 +380,12 @@ def test_perturbed_images_are_those_of_the_formula_and_within_epsilon(made, atta
 def test_a_fresh_step_is_another_in_each_epoch_and_a_stored_one_the_same(made):
     schedule = made.schedule("r-fgsm")
     plan = plan_step(schedule, epoch=0, step=0)
+    (part,) = plan.parts()
     for fresh in (True, False):
         batches = Batches(made.data, schedule, fresh=fresh)
         images, _ = batches.read(plan)
-        one, two = (batches.perturb(images, plan, epoch=epoch) for epoch in (0, 1))
+        one, two = (batches.perturb(images, part, epoch=epoch) for epoch in (0, 1))
         assert bool((one != two).any()) == fresh
-
-
-def test_a_clean_plan_cannot_perturb(made):
-    batches = Batches(made.data, made.schedule("fgsm"))
-    plan = plan_step(Schedule(seed=0, n=8, batch_size=4, sources=()), epoch=0, step=0)
-    with pytest.raises(InputError, match="got a clean step"):
-        batches.perturb(made.data.images_NCHW[:4], plan, epoch=0)
 
 
 def test_a_chunk_that_is_lost_while_training_is_named(tmp_path, data):
@@ -404,7 +396,7 @@ def test_a_chunk_that_is_lost_while_training_is_named(tmp_path, data):
     images, _ = batches.read(plan)
     (tmp_path / "s/m/fgsm/direction/c/0/6/0").unlink()
     with pytest.raises(ChunkError, match="c/0/6/0: the chunk is missing"):
-        batches.perturb(images, plan, epoch=0)
+        batches.perturb(images, *plan.parts(), epoch=0)
 
 
 def test_an_epsilon_that_leaves_no_gradient_step_is_refused():

@@ -23,7 +23,7 @@ from ensadv_data.errors import AlignmentError, InputError, OutputError, Quantity
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.evaluation.transfer import TargetResult, Transfer
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord
-from ensadv_data.mixing import ONLINE, Batches, Schedule, StepPlan, static_sources
+from ensadv_data.mixing import ONLINE, Batches, Part, Schedule, static_sources
 from ensadv_data.report import charts, page, write_report
 from ensadv_data.report.inputs import read_log
 from ensadv_data.spec import EpsilonSpec
@@ -440,8 +440,9 @@ def test_pictures_are_what_training_sees(tmp_path: Path, shape: tuple[int, int, 
     rows = np.array([np.flatnonzero(labels == label)[0] for label in pictures["labels"]])
     images, _ = data.read(rows)
     for number, strip in enumerate(pictures["strips"]):
-        plan = StepPlan(rows, 0, number, np.zeros_like(rows), np.full(len(rows), 0.1, np.float32))
-        assert strip["adversarial"] == charts._strip(batches.perturb(images, plan, epoch=0))
+        radii = np.full(len(rows), 0.1, np.float32)
+        part = Part(np.arange(len(rows)), 0, number, rows, np.zeros_like(rows), radii)
+        assert strip["adversarial"] == charts._strip(batches.perturb(images, part, epoch=0))
     height, width = min(shape[1], 64), min(shape[2], 64)
     top, left = (shape[1] - height) // 2, (shape[2] - width) // 2
     for label, image in zip(pictures["labels"], pictures["clean"], strict=True):

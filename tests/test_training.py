@@ -175,7 +175,7 @@ def test_with_a_source_of_its_own_for_each_example_shares_and_losses_are_by_exam
 def test_an_infinite_loss_is_that_of_its_source_alone():
     meter = Meter(["online", "m"], device=torch.device("cpu"), per_example=True)
     clean, adversarial = torch.tensor([1.0, 2, 3, 4]), torch.tensor([5.0, float("inf"), 7, 9])
-    found = meter.add(clean, adversarial, None, np.array([1, 0, 1, 1]))
+    found = meter.add(clean, adversarial, np.array([1, 0, 1, 1]))
     assert [float(loss) for loss in found] == [2.5, float("inf")]
     assert meter.summary() == {
         "online": {"images": 1, "share": 0.25, "loss_clean": 2, "loss_adversarial": float("inf")},
@@ -208,9 +208,8 @@ def test_computed_sources_of_one_step_have_dropout_masks_of_their_own(tmp_path, 
     x = torch.from_numpy(images).float() / 255
     found = []
     for source in (0, 1):
-        alone = replace(plan, source=source, sources=None)
-        (_, part), *_ = alone.parts(0)
-        found.append(run._perturbed(images, x, slice(None), part, epoch=0, step=0))
+        (part,) = replace(plan, sources=np.full(len(images), source)).parts()
+        found.append(run._perturbed(images, x, part, epoch=0, step=0))
     assert (found[0] != found[1]).float().mean() > 0.01
 
 
@@ -326,7 +325,7 @@ def test_one_step_is_the_formula(tmp_path, data, store, batches, optimizer, onli
             label = attack_label(model, x[half:], attack)
             x_adv = perturb(model, x[half:], label, attack, noise=noise, epsilon=0.3, dropout=True)
     else:
-        x_adv = torch.from_numpy(Batches(data, schedule).perturb(images[half:], plan, epoch=0))
+        x_adv = torch.from_numpy(Batches(data, schedule).perturb(images[half:], *plan.parts(half), epoch=0))
     x_clean, y_clean = (x[:half], y[:half]) if half else (x, y)
     if optimizer == "adam":
         optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)

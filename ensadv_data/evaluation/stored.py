@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,11 @@ class StoredSource:
     name: str
     digest: str  # of the weights
     entries: Mapping[str, tuple[Store, Entry]]  # by the attack's label
-    stores: tuple[str, ...]  # digests of the stores that are read
+
+    @property
+    def stores(self) -> list[str]:
+        """Digests of the stores that are read."""
+        return list(dict.fromkeys(read_manifest(store.path).digest for store, _ in self.entries.values()))
 
     def perturbed(self, attack: Attack, x_NCHW: torch.Tensor, indices: npt.NDArray[np.int64]) -> torch.Tensor:
         """Adversarial images, float32 (N, C, H, W) in [0, 1]; those of iterative attacks are exact to ε/254.
@@ -68,30 +71,25 @@ def stored_sources(paths: Sequence[str], dataset: Dataset, attacks: Sequence[Att
     """
     if len(set(paths)) < len(paths):
         raise InputError(f"shards: expected each store once, got {', '.join(paths)}")
+    found: list[AttackSpec] = []  # in all stores
     serving: dict[tuple[str, str], dict[str, tuple[Store, Entry]]] = {}  # by the source's name and weights
-    made_of: dict[tuple[str, str], dict[str, None]] = {}  # digests of the stores
     for path in paths:
         store = open_store(path)
         _check(store, path, dataset)
-        made = {attack.identity: attack for attack in _attacks_of(store.header.plan)}
-        wanted = {a.label: made[a.identity].name for a in attacks if isinstance(a, AttackSpec) and a.identity in made}
+        made = _attacks_of(store.header.plan)
+        found += made
+        names = {attack.identity: attack.name for attack in made}
+        wanted = {a.label: names[a.identity] for a in attacks if isinstance(a, AttackSpec) and a.identity in names}
         if not wanted:
-            raise InputError(f"{path}: {_lacking(attacks, [path])}")
-        digest = read_manifest(Path(path)).digest
+            raise InputError(f"{path}: {_lacking(attacks, made)}")
         for entry in store.entries:
-            source = (entry.source, entry.source_digest)
-            mine = serving.setdefault(source, {})
-            new = [label for label, name in wanted.items() if entry.attack == name and label not in mine]
-            if new:
-                made_of.setdefault(source, {})[digest] = None
-                mine |= dict.fromkeys(new, (store, entry))
+            mine = serving.setdefault((entry.source, entry.source_digest), {})
+            for label in (label for label, name in wanted.items() if name == entry.attack):
+                mine.setdefault(label, (store, entry))
     for (name, _), entries in serving.items():
         if lacking := [attack for attack in attacks if attack.label not in entries]:
-            raise InputError(f"{name} in {', '.join(paths)}: {_lacking(lacking, paths)}")
-    return [
-        StoredSource(name, weights, entries, tuple(made_of[name, weights]))
-        for (name, weights), entries in serving.items()
-    ]
+            raise InputError(f"{name} in {', '.join(paths)}: {_lacking(lacking, found)}")
+    return [StoredSource(name, weights, entries) for (name, weights), entries in serving.items()]
 
 
 def _check(store: Store, path: str, dataset: Dataset) -> None:
@@ -111,10 +109,9 @@ def _check(store: Store, path: str, dataset: Dataset) -> None:
     store.prove(dataset.example_digests(), np.arange(len(dataset)))
 
 
-def _lacking(attacks: Sequence[Attack], paths: Sequence[str]) -> str:
-    found = (attack for path in paths for attack in _attacks_of(open_store(path).header.plan))
+def _lacking(wanted: Sequence[Attack], found: Sequence[AttackSpec]) -> str:
     return (
-        f"expected {_told(attacks[0])} from every source, as the suite has it, found "
+        f"expected {_told(wanted[0])} from every source, as the suite has it, found "
         f"{', '.join(dict.fromkeys(map(_told, found)))}; {_REMEDY}"
     )
 

@@ -107,7 +107,7 @@ class Transfer:
             "epsilon": self.epsilon,
             "suite": self.suite,
             "sources": dict(self.sources),
-            **({"stores": {source: list(digests) for source, digests in self.stores.items()}} if self.stores else {}),
+            **({"stores": dict(self.stores)} if self.stores else {}),
             "targets": {result.target: result.to_json() for result in self.targets},
             **({} if self.pictures is None else {"pictures": dict(self.pictures)}),
         }

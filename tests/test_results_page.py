@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,13 +19,12 @@ pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="installed without t
 
 
 @pytest.fixture(scope="module")
-def build() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def build() -> Iterator[SimpleNamespace]:
+    """The names of the page's modules, as the command finds them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        modules = [importlib.import_module(name) for name in ("measured", "judging", "tables", "build")]
+        yield SimpleNamespace(**{name: value for module in modules for name, value in vars(module).items()})
 
 
 def test_the_page_is_what_the_data_make_it(build):

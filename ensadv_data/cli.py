@@ -364,7 +364,7 @@ def report(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command line, and end with its exit code."""
+    """Run a command line, and end with its exit code; Ctrl-C is for the caller."""
     keep_freed_memory()
     sys.path.append(os.getcwd())  # python:MODULE:FACTORY finds a module of the folder one stands in
     try:
@@ -374,9 +374,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped; the same command resumes", err=True)
-        sys.exit(130)
+    except click.Abort:
+        raise KeyboardInterrupt from None
     except EnsadvError as error:
         click.echo("error: " + " ".join(line.strip() for line in str(error).splitlines()), err=True)
         sys.exit(error.exit_code)

@@ -1,14 +1,19 @@
-"""Ctrl-C at a place where the state is whole: the request is noted, and looked at between two steps."""
+"""Ctrl-C: noted and looked at between two steps, where the state must be whole; and never lost."""
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["InterruptRequest", "deferred_interrupt"]
+__all__ = ["InterruptRequest", "deferred_interrupt", "insistent_interrupt"]
+
+_AGAIN_AFTER = 0.05  # seconds
 
 
 class InterruptRequest:
@@ -35,3 +40,30 @@ def deferred_interrupt() -> Iterator[InterruptRequest]:
         yield request
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def insistent_interrupt() -> Iterator[None]:
+    """Ctrl-C stops the program also where Python drops the exception: in a finalizer or in a callback.
+
+    Python prints such an exception as ignored and goes on, and a run that somebody stopped would end as if nobody had.
+    Here SIGINT is sent again a moment later, until it is met by code that it can stop.
+    """
+    before = sys.unraisablehook
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        if isinstance(dropped.exc_value, KeyboardInterrupt):
+            _thread.start_new_thread(_interrupt_again, ())  # not threading's, whose locks a finalizer may find taken
+        else:
+            before(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _interrupt_again() -> None:
+    time.sleep(_AGAIN_AFTER)
+    _thread.interrupt_main()

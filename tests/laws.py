@@ -127,9 +127,12 @@ def _frozen(value: Any) -> Any:
 
 # Ctrl-C works in it even where the tests were started in the background of a shell, which makes a process and all its
 # children deaf to it.
-_MAIN = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from ensadv_data.cli import main; main()"
-)
+_MAIN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from ensadv_data.__main__ import main
+main()
+"""
 
 
 def started(*words: str | Path, **options: Any) -> subprocess.Popen[str]:

@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("precompute", "training", "recipe", "terminal"),
     ("pipeline",),
     ("cli",),
+    ("__main__",),
 )
 
 # Imports inside one layer, each with its reason; anybody may import errors.

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ import psutil
 import pytest
 
 from ensadv_data import cli
-from ensadv_data.cli import main
+from ensadv_data.__main__ import main
 from ensadv_data.data import ArrayDataset, open_dataset, opening
 from ensadv_data.models import build_model, read_metadata, save_model
 from ensadv_data.spec import DataSpec, PrecomputeSpec
@@ -577,6 +578,33 @@ def test_interrupt_anywhere_ends_with_130(command, monkeypatch):
     monkeypatch.setattr(cli, "fetch_data", stop)
     ended = command("fetch", "mnist-mini")
     assert (ended.code, ended.err.strip()) == (130, "stopped; the same command resumes")
+
+
+LOADING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Stop())
+from ensadv_data.__main__ import main
+main(["--version"])
+"""
+
+
+def test_ctrl_c_while_the_commands_are_loaded_ends_with_130():
+    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped; the same command resumes\n")
+
+
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "ensadv_data", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("ensadv-data")
 
 
 def test_message_of_several_lines_is_told_in_one(refused, monkeypatch):

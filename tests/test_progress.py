@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
+import time
 
 import pytest
 from rich.progress import Progress
 
-from ensadv_data.interrupts import deferred_interrupt
+from ensadv_data.interrupts import deferred_interrupt, insistent_interrupt
 from ensadv_data.progress import _Rate, progress_bar
 
 
@@ -72,3 +75,47 @@ def test_a_thread_of_a_worker_has_nothing_to_note():
     thread.start()
     thread.join()
     assert seen == [(False, True)]
+
+
+class Deaf:
+    """Meets Ctrl-C where Python drops what it raises: in its finalizer."""
+
+    def __init__(self, met: list[str], wait: float) -> None:
+        self.met, self.wait = met, wait
+
+    def __del__(self) -> None:
+        try:
+            time.sleep(self.wait)
+        except KeyboardInterrupt:
+            self.met.append("dropped")
+            raise
+
+
+def test_ctrl_c_in_finalizers_is_sent_until_something_can_be_stopped():
+    met: list[str] = []
+
+    def busy() -> None:
+        Deaf(met, 5)
+        Deaf(met, 5)
+        met.append("working")
+        time.sleep(5)
+        met.append("nothing came")
+
+    before = sys.unraisablehook
+    threading.Timer(0.05, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt), insistent_interrupt():
+        busy()
+    assert met == ["dropped", "dropped", "working"]
+    assert sys.unraisablehook is before
+
+
+def test_what_else_a_finalizer_raises_is_reported_as_ever(monkeypatch):
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("broken")
+
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: reported.append(str(dropped.exc_value)))
+    with insistent_interrupt():
+        Broken()
+    assert reported == ["broken"]

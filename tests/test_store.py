@@ -712,7 +712,7 @@ def test_a_block_without_labels_or_directions_is_refused_before_anything_is_writ
 
 FULL = """
 import resource, signal, sys
-from ensadv_data.cli import main
+from ensadv_data.__main__ import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limit = int(sys.argv.pop(1))
 if limit:

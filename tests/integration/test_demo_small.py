@@ -36,9 +36,8 @@ def scaled_down() -> str:
 
 def run(recipe: Path, out: Path, *, jobs: int) -> subprocess.CompletedProcess[str]:
     """As a user does: the command line, in a process of its own."""
-    code = "from ensadv_data.cli import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, "run", str(recipe), "--out", str(out), "--jobs", str(jobs)],
+        [sys.executable, "-m", "ensadv_data", "run", str(recipe), "--out", str(out), "--jobs", str(jobs)],
         capture_output=True,
         text=True,
         check=False,

@@ -128,7 +128,22 @@ def test_every_training_of_the_study_is_on_the_page(build):
     targets = [name for stage in ("draws", "draws-C") for name in recipe.stage(stage).inputs if name != "holdouts"]
     groups = {name.rpartition(".")[0] if name.rpartition(".")[2].isdigit() else name for name in targets}
     assert groups == set(build.DRAWS)
-    assert {name for pair in build.PAIRS for name in pair} | {"D-adv", "C-adv"} == groups
+    compared = {name for pair in build.PAIRS for name in pair}
+    assert compared | {"D-adv", "C-adv", "online-eval"} == groups
+    assert {"fixed.204", "online-eval.204"} <= set(targets), "compared by their weights"
+
+
+@pytest.mark.parametrize(
+    ("digests", "said"),
+    [
+        ({"fixed.204": "a", "online-eval.204": "a"}, "the same weights, bit by bit"),
+        ({"fixed.204": "a", "online-eval.204": "b"}, "**other weights**"),
+        ({"fixed.204": "a", "fixed.214": "a"}, "not measured yet"),
+    ],
+)
+def test_the_fixed_cache_is_compared_by_its_weights(build, tmp_path, digests, said):
+    (tmp_path / "draws.json").write_text(json.dumps({"targets": {n: {"digest": d} for n, d in digests.items()}}))
+    assert build.repeated(build.Results(tmp_path)) == said
 
 
 def test_what_is_rounding_is_the_difference_of_both_forms(build, tmp_path):

@@ -97,6 +97,7 @@ def page(results: Results, paper: Json) -> str:
         "input_dropout": tables.input_dropout(results),
         "draws": tables.draws(results),
         "compared": tables.compared(results),
+        "repeated": tables.repeated(results),
         "rounding": tables.rounding(results),
         "rounded_figures": tables.rounded_figures(results, paper),
         "rounding_trained": tables.trained_on_rounded(results),

@@ -157,6 +157,15 @@ def compared(results: Results) -> str:
     return table(("static perturbations", "less", "worst black-box", "mean black-box"), rows)
 
 
+def repeated(results: Results) -> str:
+    """Whether the fixed cache and the same gradients online, where nothing is random, end in the same weights."""
+    online, stored = ([results.target(f"{name}.204", "draws")] for name in ("online-eval", "fixed"))
+    digests = [row["digest"] for row in (*online, *stored) if row]
+    if len(digests) < 2:
+        return "not measured yet"
+    return "the same weights, bit by bit" if len(set(digests)) == 1 else "**other weights**"
+
+
 def share(row: Json | None) -> Estimate | None:
     """An error rate as an estimate."""
     return row and (float(row["error"]), row["error"] * (1 - row["error"]) / row["n"])

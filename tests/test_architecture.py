@@ -24,7 +24,7 @@ Sources = Mapping[str, str]
 # other, but not in a circle.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "spec", "dist", "keys", "files", "memory", "progress", "interrupts"),
-    ("attacks", "codec"),
+    ("attacks", "codec", "gather"),
     ("store", "data", "models", "manifest"),
     ("mixing", "evaluation", "perturbation", "inspection", "journal", "meter", "online", "report"),
     ("precompute", "training", "recipe", "terminal"),
@@ -53,7 +53,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "google_crc32c": ("store",),
     "jinja2": ("report",),
     "matplotlib": ("report",),
-    "numba": ("codec",),
+    "numba": ("codec", "gather"),
     "numcodecs": ("codec",),
     "pooch": ("data.fetch",),
     "pydantic": ("spec", "manifest"),

@@ -30,7 +30,7 @@ from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecor
 from ensadv_data.models import build_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import ATTACKS, DataSpec, PrecomputeSpec, TrainSpec
-from ensadv_data.store import Entry, Header, Planes, Store, StoreWriter, block_size, layout, open_store, reader
+from ensadv_data.store import Cache, Entry, Header, Planes, Store, StoreWriter, block_size, layout, open_store
 from ensadv_data.training import train
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
@@ -293,13 +293,19 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path_factory, n, draws, zeros
     shutil.rmtree(path)
 
 
-def test_decompressed_chunks_are_dropped_from_the_cache_when_it_is_full_and_read_again(tmp_path, monkeypatch):
-    values = make_store(tmp_path / "s", make_images(40), ("m/fgsm",), zeros=True)
-    monkeypatch.setattr(reader, "HELD_BYTES", 20)
-    store = open_store(tmp_path / "s")
-    for _ in range(2):
-        assert (signs_of(store, "m/fgsm") == values["m/fgsm"][0]).all()
-    assert len(store._unpacked) == 2
+@pytest.mark.parametrize("limit", [0, 20, 40, 10**6])
+def test_decompressed_chunks_are_dropped_from_the_cache_when_it_is_full_and_read_again(tmp_path, limit):
+    values = make_store(tmp_path / "s", make_images(40), ("m/fgsm", "m/step-ll"), zeros=True)
+    cache = Cache(limit)
+    store = open_store(tmp_path / "s", cache=cache)
+    rows = np.random.default_rng(0).permutation(40)
+    for key in ("m/fgsm", "m/step-ll", "m/fgsm"):
+        planes = store.gather(store.entry(key), np.zeros(40, np.int64), rows)
+        assert (unpack_signs(planes.direction, planes.nonzero, d=store.header.d) == values[key][0][rows]).all()
+        chunk = store.header.block * row_bytes(store.header.d)
+        assert cache.held <= max(limit, chunk)
+    everything = 4 * store.header.blocks * chunk
+    assert cache.held == min(everything, max(1, limit // chunk) * chunk)
 
 
 # A store of real models, as strangers see it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ensadv_data.store.chunks import Cache
 from ensadv_data.store.layout import FORMAT_VERSION, Entry, Header, Planes, block_size
 from ensadv_data.store.perturbed import perturb_images
 from ensadv_data.store.reader import Store, open_store
@@ -9,6 +10,7 @@ from ensadv_data.store.writer import StoreWriter
 
 __all__ = [
     "FORMAT_VERSION",
+    "Cache",
     "Entry",
     "Header",
     "Planes",

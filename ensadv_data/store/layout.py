@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +75,17 @@ class Header:
     groups: tuple[str, ...]  # SOURCE/ATTACK of every entry
     plan: Mapping[str, Any]  # how the perturbations were made: sources, attacks, mode, seed, precision, …
 
-    @property
+    @cached_property
     def d(self) -> int:
         """Values in an image, C·H·W."""
         return self.shape[0] * self.shape[1] * self.shape[2]
 
-    @property
+    @cached_property
     def block(self) -> int:
         """Examples in a block."""
         return block_size(self.n, self.d)
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """Number of blocks."""
         return -(-self.n // self.block)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -14,6 +12,7 @@ import zarr
 
 from ensadv_data.codec import row_bytes, zstd_decode
 from ensadv_data.errors import AlignmentError, ChunkError, InputError, IntegrityError, UnknownNameError
+from ensadv_data.store.chunks import Cache, Chunks
 from ensadv_data.store.layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -36,12 +35,19 @@ U64 = npt.NDArray[np.uint64]
 class Store:
     """A complete store, for reading. A chunk is checked the first time that it is used."""
 
-    def __init__(self, path: Path, header: Header, entries: tuple[Entry, ...], masked: frozenset[str]) -> None:
+    def __init__(
+        self, path: Path, header: Header, entries: tuple[Entry, ...], masked: frozenset[str], cache: Cache
+    ) -> None:
         self.path, self.header, self.entries = path, header, entries
         self._masked = masked  # keys of the entries that have a mask
-        self._maps: dict[str, npt.NDArray[Any]] = {}
-        self._unpacked: OrderedDict[str, U8] = OrderedDict()
-        self._digests: U64 | None = None
+        self._cache = cache
+        self._arrays: dict[str, Chunks] = {}
+        self._digests = Chunks(
+            header.blocks,
+            rows=header.block,
+            width=8,
+            load=lambda block: self._mapped(f"example_digest/c/{block}", 8),
+        )
 
     def entry(self, key: str) -> Entry:
         """The entry of that SOURCE/ATTACK.
@@ -117,9 +123,7 @@ class Store:
         AlignmentError
             The message has index, expected and found digest.
         """
-        if self._digests is None:
-            self._digests = self.example_digests()
-        expected_N = self._digests[rows_N]
+        expected_N = self._digests.gather(rows_N // self.header.block, rows_N % self.header.block).view("<u8")[:, 0]
         if len(wrong := np.flatnonzero(found_N != expected_N)):
             first, about = wrong[0], self.header
             raise AlignmentError(
@@ -160,49 +164,50 @@ class Store:
 
     def _rows(self, entry: Entry, name: str, draws_B: I64, rows_B: I64) -> U8:
         header = self.header
-        width = header.d if name == "delta" else row_bytes(header.d)
-        level = zstd_level(name, entry.kind, header)
-        out = np.empty((len(rows_B), width), np.uint8)
-        chunk_B = draws_B * header.blocks + rows_B // header.block
-        order = np.argsort(chunk_B, kind="stable")
-        cuts = np.flatnonzero(np.diff(chunk_B[order])) + 1
-        for members in np.split(order, cuts) if len(order) else []:
-            draw, block = divmod(int(chunk_B[members[0]]), header.blocks)
-            key = f"{entry.key}/{name}/c/{draw}/{block}/0"
-            chunk = self._mapped(key, width) if level is None else self._decompressed(key, width)
-            out[members] = chunk[rows_B[members] - block * header.block]
-        return out
+        chunks = self._chunks(entry, name)
+        return chunks.gather(draws_B * header.blocks + rows_B // header.block, rows_B % header.block)
+
+    def _chunks(self, entry: Entry, name: str) -> Chunks:
+        """The chunks of an array of rows: memory-mapped, or decompressed and held for a time."""
+        array = f"{entry.key}/{name}"
+        if array not in self._arrays:
+            header = self.header
+            width = header.d if name == "delta" else row_bytes(header.d)
+            raw = zstd_level(name, entry.kind, header) is None
+
+            def load(number: int) -> U8:
+                draw, block = divmod(number, header.blocks)
+                return (self._mapped if raw else self._decompressed)(f"{array}/c/{draw}/{block}/0", width)
+
+            cache = None if raw else self._cache
+            self._arrays[array] = Chunks(
+                header.draws * header.blocks, rows=header.block, width=width, load=load, cache=cache
+            )
+        return self._arrays[array]
 
     def _mapped(self, key: str, width: int) -> U8:
-        """One chunk as uint8 (S, width), memory-mapped; its size and checksum are checked on first use."""
-        if key not in self._maps:
-            expected = self.header.block * width
-            if self._size(key) != expected + 4:
-                raise ChunkError(
-                    f"{self.path / key}: expected {expected + 4} bytes, found {self._size(key)}; "
-                    "the chunk is truncated: copy the store again, or make it again with precompute"
-                )
-            mapped = np.memmap(self.path / key, np.uint8, mode="r")
-            if int(google_crc32c.value(mapped[:expected])) != int.from_bytes(mapped[expected:].tobytes(), "little"):
-                raise ChunkError(
-                    f"{self.path / key}: the checksum does not match; the chunk is corrupted: copy the store again"
-                )
-            self._maps[key] = mapped[:expected].reshape(self.header.block, width)
-        return self._maps[key]
+        """One chunk as uint8 (S, width), memory-mapped; its size and checksum are checked."""
+        expected = self.header.block * width
+        if self._size(key) != expected + 4:
+            raise ChunkError(
+                f"{self.path / key}: expected {expected + 4} bytes, found {self._size(key)}; "
+                "the chunk is truncated: copy the store again, or make it again with precompute"
+            )
+        mapped = np.memmap(self.path / key, np.uint8, mode="r")
+        if int(google_crc32c.value(mapped[:expected])) != int.from_bytes(mapped[expected:].tobytes(), "little"):
+            raise ChunkError(
+                f"{self.path / key}: the checksum does not match; the chunk is corrupted: copy the store again"
+            )
+        return mapped[:expected].reshape(self.header.block, width)
 
     def _decompressed(self, key: str, width: int) -> U8:
-        """One chunk that was a zstd frame as uint8 (S, width), kept while there is room."""
-        if key not in self._unpacked:
-            self._size(key)
-            try:
-                plane = zstd_decode((self.path / key).read_bytes(), size=self.header.block * width)
-            except ChunkError as error:
-                raise ChunkError(f"{self.path / key}: {error}; the chunk is corrupted: copy the store again") from None
-            self._unpacked[key] = plane.reshape(self.header.block, width)
-            while len(self._unpacked) > 1 and sum(rows.nbytes for rows in self._unpacked.values()) > HELD_BYTES:
-                self._unpacked.popitem(last=False)
-        self._unpacked.move_to_end(key)
-        return self._unpacked[key]
+        """One chunk that was a zstd frame as uint8 (S, width); the frame has a checksum of its own."""
+        self._size(key)
+        try:
+            plane = zstd_decode((self.path / key).read_bytes(), size=self.header.block * width)
+        except ChunkError as error:
+            raise ChunkError(f"{self.path / key}: {error}; the chunk is corrupted: copy the store again") from None
+        return plane.reshape(self.header.block, width)
 
     def _size(self, key: str) -> int:
         try:
@@ -213,8 +218,13 @@ class Store:
             ) from None
 
 
-def open_store(path: Path | str) -> Store:
+def open_store(path: Path | str, *, cache: Cache | None = None) -> Store:
     """Open a complete store for reading.
+
+    Parameters
+    ----------
+    cache
+        Where decompressed chunks are held; several stores may share one. None: one of 1 GiB.
 
     Raises
     ------
@@ -267,7 +277,7 @@ def open_store(path: Path | str) -> Store:
         _check_array(root, "example_digest", "", header, path)
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{path}: the store's metadata is damaged: {error}; copy the store again") from None
-    return Store(path, header, tuple(entries), frozenset(masked))
+    return Store(path, header, tuple(entries), frozenset(masked), cache or Cache(HELD_BYTES))
 
 
 def _check_array(group: zarr.Group, name: str, kind: str, header: Header, path: Path) -> None:

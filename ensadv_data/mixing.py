@@ -1,4 +1,4 @@
-"""The mixing schedule, a pure function of (seed, epoch, step), and the batches that it describes.
+"""The mixing schedule, a pure function of (seed, epoch, step).
 
 Nothing here holds state. A resumed run needs only (epoch, step), and the plan of a step is the same for every
 number of ranks, workers and prefetch depth: each rank takes its slice of one global batch.
@@ -16,17 +16,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ensadv_data.codec import random_bits
-from ensadv_data.data import Dataset, digest_examples
+from ensadv_data.data import Dataset
 from ensadv_data.dist import Place
 from ensadv_data.errors import InputError, QuantityError
-from ensadv_data.keys import derive_key, numpy_generator
+from ensadv_data.keys import numpy_generator
 from ensadv_data.spec import EpsilonSpec
-from ensadv_data.store import Entry, Store, open_store, perturb_images
+from ensadv_data.store import Entry, Store, open_store
 
 __all__ = [
     "ONLINE",
-    "Batches",
     "Part",
     "Schedule",
     "Source",
@@ -39,7 +37,6 @@ __all__ = [
 ]
 
 ONLINE = "online"
-_FRESH_STREAM = 1  # of the random step drawn while training; 0 is the stored one
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
@@ -239,69 +236,6 @@ def _unused(label: str, names: set[str]) -> str:
     """The label, with a number if a source has it already: the log counts steps by name."""
     labels = itertools.chain([label], (f"{label}#{number}" for number in itertools.count(2)))
     return next(free for free in labels if free not in names)
-
-
-class Batches:
-    """Turns plans into arrays: images, labels, and static adversarial images.
-
-    Parameters
-    ----------
-    dataset
-        The training images.
-    schedule
-        The mixing schedule.
-    fresh
-        Whether an R+ direction follows a fresh random step in each epoch, or the stored one.
-    """
-
-    def __init__(self, dataset: Dataset, schedule: Schedule, *, fresh: bool = True) -> None:
-        self.dataset, self.schedule, self.fresh = dataset, schedule, fresh
-        stores = {id(store): store for source in schedule.sources for store, _ in source.entries}
-        self._stores = list(stores.values())
-        self._proved = np.zeros(len(dataset), bool)
-
-    def read(self, plan: StepPlan) -> tuple[npt.NDArray[np.uint8], I64]:
-        """Images uint8 (B, C, H, W) and labels int64 (B,), proved to be the ones the stores were made for.
-
-        Raises
-        ------
-        AlignmentError
-            An image is another one; the message has index, expected and found digest.
-        """
-        images, labels = self.dataset.read(plan.indices)
-        self._prove(images, plan.indices)
-        return images, labels
-
-    def perturb(self, images_PCHW: npt.NDArray[np.uint8], part: Part, *, epoch: int) -> F32:
-        """Adversarial images of a static source, float32 (P, C, H, W) in [0, 1].
-
-        ``images_PCHW`` are the part's rows of :meth:`read`.
-
-        Raises
-        ------
-        ChunkError
-            A chunk of the store is missing, truncated or corrupted.
-        """
-        store, entry = self.schedule.sources[part.source].entries[part.attack]
-        rows, draws, epsilon = part.indices, part.draws, part.epsilon
-        step = None
-        if entry.kind == "rsign" and self.fresh:
-            seed = derive_key("fresh step", self.schedule.seed, epoch)
-            d = store.header.d
-            step = random_bits(seed, np.zeros_like(rows), rows, d=d, stream=_FRESH_STREAM)
-        return perturb_images(store, entry, images_PCHW, rows=rows, draws=draws, epsilon=epsilon, random_step=step)
-
-    def _prove(self, images: npt.NDArray[np.uint8], indices: I64) -> None:
-        """Each image is compared the first time that it is read."""
-        if not self._stores:
-            return
-        new = indices[~self._proved[indices]]
-        if not len(new):
-            return
-        found = digest_examples(images[~self._proved[indices]])
-        for store in self._stores:
-            store.prove(found, new)
-        self._proved[new] = True
 
 
 def _epsilons(generator: np.random.Generator, law: EpsilonSpec, size: int) -> F32:

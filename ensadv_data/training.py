@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ensadv_data.batches import Batches
 from ensadv_data.data import Dataset
 from ensadv_data.dist import check_device, current_place, intra_op_threads
 from ensadv_data.errors import InputError, Interrupted, ModelError, OutputError
@@ -39,7 +40,6 @@ from ensadv_data.manifest import read_manifest
 from ensadv_data.meter import Meter
 from ensadv_data.mixing import (
     ONLINE,
-    Batches,
     Part,
     Schedule,
     Source,

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from ensadv_data.batches import Batches
 from ensadv_data.codec import random_bits, unpack_signs
 from ensadv_data.data import ArrayDataset
 from ensadv_data.dist import Place
@@ -20,7 +21,6 @@ from ensadv_data.errors import AlignmentError, ChunkError, InputError, QuantityE
 from ensadv_data.keys import derive_key
 from ensadv_data.mixing import (
     ONLINE,
-    Batches,
     Part,
     Schedule,
     Source,
@@ -308,7 +308,7 @@ def test_an_image_that_is_not_the_one_perturbed_is_named_the_first_time_it_is_re
 
 
 def test_images_are_compared_once(made, monkeypatch):
-    import ensadv_data.mixing as module
+    import ensadv_data.batches as module
 
     seen: list[int] = []
     digest = module.digest_examples

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ensadv_data.batches import Batches
 from ensadv_data.codec import pack_signs
 from ensadv_data.data import ArrayDataset
 from ensadv_data.errors import AlignmentError, InputError, OutputError, QuantityError
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.evaluation.transfer import TargetResult, Transfer
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord
-from ensadv_data.mixing import ONLINE, Batches, Part, Schedule, static_sources
+from ensadv_data.mixing import ONLINE, Part, Schedule, static_sources
 from ensadv_data.report import charts, page, write_report
 from ensadv_data.report.inputs import read_log
 from ensadv_data.spec import EpsilonSpec

@@ -18,13 +18,14 @@ from safetensors import safe_open
 from torch.nn.functional import cross_entropy
 
 from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
+from ensadv_data.batches import Batches
 from ensadv_data.data import ArrayDataset, Dataset, open_dataset
 from ensadv_data.dist import Place
 from ensadv_data.errors import AlignmentError, InputError, Interrupted, ModelError, OutputError, QuantityError
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.manifest import read_manifest
 from ensadv_data.meter import Meter
-from ensadv_data.mixing import Batches, Schedule, plan_step, static_sources
+from ensadv_data.mixing import Schedule, plan_step, static_sources
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import AttackSpec, DataSpec, PrecomputeSpec, TrainSpec

@@ -40,7 +40,8 @@ def serve(line: Connection, architecture: str, keep: bool) -> None:
         line.send(kept)
         while steps := line.recv():
             for _ in range(steps):
-                run.step(*divmod(next(numbers), run.schedule.steps))
+                number = next(numbers)
+                run.step(number, run.prepare(number))
             line.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

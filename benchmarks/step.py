@@ -19,10 +19,9 @@ import torch
 from matplotlib.figure import Figure
 from paired import Timing, measure, ratio
 
-from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.data import open_dataset
 from ensadv_data.memory import keep_freed_memory
-from ensadv_data.models import build_model, load_model, save_model
+from ensadv_data.models import build_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec, parse_attack
 from ensadv_data.training import TrainingRun
@@ -50,21 +49,12 @@ def alternatives(architecture: str, folder: Path) -> dict[str, TrainingRun]:
     def run(name: str, **fields: object) -> TrainingRun:
         return TrainingRun(TrainSpec(architecture=architecture, **fields), dataset, folder / f"{name}.safetensors")
 
-    runs = {
+    return {
         "clean": run("clean", batch_size=128),
         "store": run("store", shards=(str(store),)),
         "online": run("online", online="step-ll"),
-        "static": run("static-online", shards=(str(store),)),
+        "static": run("static-online", static={"static": str(weights)}, static_attack=attack),
     }
-    model = load_model(str(weights)).module
-
-    def fresh(images, plan, *, epoch):  # type: ignore[no-untyped-def]
-        x = torch.from_numpy(images).float() / 255
-        noise = noise_of(attack, x.shape[1:], seed=epoch, examples=plan.indices)
-        return perturb(model, x, attack_label(model, x, attack), attack, noise=noise).numpy()
-
-    runs["static"].batches.perturb = fresh  # type: ignore[method-assign]
-    return runs
 
 
 def draw(path: Path, timings: dict[str, Timing], architecture: str) -> None:
@@ -105,7 +95,8 @@ def main() -> None:
 
         def step(name: str) -> None:
             run = runs[name]
-            run.step(*divmod(next(numbers[name]), run.schedule.steps))
+            number = next(numbers[name])
+            run.step(number, run.prepare(number))  # read in its turn: nothing is hidden by reading ahead
 
         timings = measure(
             {name: lambda name=name: step(name) for name in runs}, rounds=arguments.rounds, repeats=arguments.repeats

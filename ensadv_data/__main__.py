@@ -1,25 +1,56 @@
-"""Where a command line begins: the commands are loaded here, so that Ctrl-C ends their loading as it ends them."""
+"""Where a command line begins and ends: exit codes as in errors.py, and Ctrl-C also while the commands are loaded."""
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
+from ensadv_data.errors import EnsadvError
 from ensadv_data.interrupts import insistent_interrupt
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command line, and end with its exit code."""
+    """Run a command line, and end with its exit code; return where that is 0."""
     try:
         with insistent_interrupt():
-            from ensadv_data import cli  # seconds, most of them PyTorch's
-
-            cli.main(arguments)
+            code = _called(arguments)
     except KeyboardInterrupt:
         print("stopped; the same command resumes", file=sys.stderr)
-        sys.exit(130)
+        code = 130
+    if code:
+        sys.exit(code)
+
+
+def _called(arguments: Sequence[str] | None) -> int:
+    """Load the commands, which takes seconds, most of them PyTorch's, and run one; returns its exit code."""
+    import click
+
+    from ensadv_data.cli import cli
+    from ensadv_data.memory import keep_freed_memory
+
+    keep_freed_memory()
+    sys.path.append(os.getcwd())  # python:MODULE:FACTORY finds a module of the folder one stands in
+    try:
+        cli.main(args=None if arguments is None else list(arguments), prog_name="ensadv-data", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    except EnsadvError as error:
+        print("error: " + " ".join(line.strip() for line in str(error).splitlines()), file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        print(f"error: unexpected {type(error).__name__}; please report it with the lines above", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,12 +13,23 @@ from ensadv_data.keys import derive_key
 from ensadv_data.mixing import Part, Schedule, StepPlan
 from ensadv_data.store import perturb_images
 
-__all__ = ["Batches"]
+__all__ = ["Batch", "Batches"]
 
 _FRESH_STREAM = 1  # of the random step drawn while training; 0 is the stored one
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Everything of a step that needs no model; B images, the last ``adversarial`` of which are to be perturbed."""
+
+    plan: StepPlan
+    images: npt.NDArray[np.uint8]  # (B, C, H, W)
+    labels: I64  # (B,)
+    adversarial: int
+    static: tuple[tuple[Part, F32 | None], ...]  # adversarial images (P, C, H, W); None where a model computes them
 
 
 class Batches:
@@ -30,13 +43,32 @@ class Batches:
         The mixing schedule.
     fresh
         Whether an R+ direction follows a fresh random step in each epoch, or the stored one.
+    replace
+        Whether perturbed images take the place of half of the clean ones, or stand beside all of them.
     """
 
-    def __init__(self, dataset: Dataset, schedule: Schedule, *, fresh: bool = True) -> None:
-        self.dataset, self.schedule, self.fresh = dataset, schedule, fresh
+    def __init__(self, dataset: Dataset, schedule: Schedule, *, fresh: bool = True, replace: bool = False) -> None:
+        self.dataset, self.schedule, self.fresh, self.replace = dataset, schedule, fresh, replace
         stores = {id(store): store for source in schedule.sources for store, _ in source.entries}
         self._stores = list(stores.values())
         self._proved = np.zeros(len(dataset), bool)
+
+    def make(self, plan: StepPlan, *, epoch: int) -> Batch:
+        """Read the images of a step and perturb those whose source is static.
+
+        Raises
+        ------
+        AlignmentError, ChunkError
+            As :meth:`read` and :meth:`perturb`.
+        """
+        images, labels = self.read(plan)
+        adversarial = len(images) // (2 if self.replace else 1) if plan.attacks else 0
+        parts = plan.parts(len(images) - adversarial) if adversarial else []
+        static = tuple(
+            (part, self.perturb(images[part.rows], part, epoch=epoch) if self._is_static(part) else None)
+            for part in parts
+        )
+        return Batch(plan, images, labels, adversarial, static)
 
     def read(self, plan: StepPlan) -> tuple[npt.NDArray[np.uint8], I64]:
         """Images uint8 (B, C, H, W) and labels int64 (B,), proved to be the ones the stores were made for.
@@ -68,6 +100,9 @@ class Batches:
             d = store.header.d
             step = random_bits(seed, np.zeros_like(rows), rows, d=d, stream=_FRESH_STREAM)
         return perturb_images(store, entry, images_PCHW, rows=rows, draws=draws, epsilon=epsilon, random_step=step)
+
+    def _is_static(self, part: Part) -> bool:
+        return bool(self.schedule.sources[part.source].entries)
 
     def _prove(self, images: npt.NDArray[np.uint8], indices: I64) -> None:
         """Each image is compared the first time that it is read."""

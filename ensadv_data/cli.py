@@ -1,11 +1,9 @@
-"""The command line: parse, call, print. Exit codes are in errors.py; what things mean is in the specs."""
+"""The command line: parse, call, print. Errors are for __main__; what things mean is in the specs."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -17,24 +15,33 @@ import click
 from ensadv_data.data import DATASETS, open_data
 from ensadv_data.data.fetch import fetch as fetch_data
 from ensadv_data.dist import check_device
-from ensadv_data.errors import EnsadvError, InputError
+from ensadv_data.errors import InputError
 from ensadv_data.evaluation.diagnosis import diagnose as diagnose_models
 from ensadv_data.evaluation.run import evaluate as evaluate_models
 from ensadv_data.evaluation.suites import SUITES
 from ensadv_data.evaluation.summary import csv_text, remarks
 from ensadv_data.files import write_atomic, write_json
 from ensadv_data.inspection import describe_model, describe_store, is_store
-from ensadv_data.memory import keep_freed_memory
 from ensadv_data.models import ARCHITECTURES
 from ensadv_data.pipeline import StageRun, run_recipe
 from ensadv_data.precompute import precompute_store
 from ensadv_data.recipe import Recipe, find_recipe, packaged_recipe, read_recipe, selected
 from ensadv_data.report import write_report
-from ensadv_data.spec import ATTACKS, MEASURES, DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, TrainSpec, checked
+from ensadv_data.spec import (
+    ATTACKS,
+    MEASURES,
+    DataSpec,
+    DiagnoseSpec,
+    EvaluateSpec,
+    PrecomputeSpec,
+    TrainSpec,
+    checked,
+    parse_bytes,
+)
 from ensadv_data.terminal import print_diagnosis, print_result, print_store
 from ensadv_data.training import train as train_model
 
-__all__ = ["main"]
+__all__ = ["cli"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,6 +61,10 @@ def _data_options(command: F) -> F:
 def _device(context: click.Context, parameter: click.Parameter, name: str) -> str:
     check_device(name)
     return name
+
+
+def _bytes(context: click.Context, parameter: click.Parameter, size: str) -> int:
+    return parse_bytes(size, name=parameter.opts[0].removeprefix("--"))
 
 
 _device_option = click.option("--device", default="cpu", show_default=True, callback=_device, help="cpu or cuda.")
@@ -152,6 +163,10 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
 @_device_option
 @click.option("--checkpoint-every", type=click.IntRange(min=1), default=200, show_default=True, help="Steps.")
 @click.option("--log-every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps.")
+@click.option("--prefetch", type=click.IntRange(min=0), default=2, show_default=True, help="Steps to read ahead.")
+@click.option(
+    "--cache-bytes", default="1GiB", show_default=True, callback=_bytes, help="Room for decompressed chunks, as 512MiB."
+)
 @click.option("--tensorboard", type=_PATH, help="Folder for TensorBoard as well.")
 def train(
     data: str,
@@ -160,6 +175,8 @@ def train(
     out: Path,
     checkpoint_every: int,
     log_every: int,
+    prefetch: int,
+    cache_bytes: int,
     tensorboard: Path | None,
     static: tuple[str, ...],
     **fields: Any,
@@ -172,7 +189,14 @@ def train(
     where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="train")
     dataset = open_data(where, "train")
     made = train_model(
-        spec, dataset, out, checkpoint_every=checkpoint_every, log_every=log_every, tensorboard=tensorboard
+        spec,
+        dataset,
+        out,
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        prefetch=prefetch,
+        cache_bytes=cache_bytes,
+        tensorboard=tensorboard,
     )
     state = (
         "was finished before and was left alone" if made.was_complete else f"{made.steps} steps, {made.seconds:.1f} s"
@@ -361,28 +385,6 @@ def report(
     images = open_data(where, "train") if stores else None
     path = write_report(out, title=title, results=results, logs=logs, stores=stores, data=images)
     click.echo(f"report: {path}")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command line, and end with its exit code; Ctrl-C is for the caller."""
-    keep_freed_memory()
-    sys.path.append(os.getcwd())  # python:MODULE:FACTORY finds a module of the folder one stands in
-    try:
-        cli.main(args=None if arguments is None else list(arguments), prog_name="ensadv-data", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.Abort:
-        raise KeyboardInterrupt from None
-    except EnsadvError as error:
-        click.echo("error: " + " ".join(line.strip() for line in str(error).splitlines()), err=True)
-        sys.exit(error.exit_code)
-    except Exception as error:
-        traceback.print_exc()
-        click.echo(f"error: unexpected {type(error).__name__}; please report it with the lines above", err=True)
-        sys.exit(1)
 
 
 def _run(recipe: Recipe, out: Path, *, until: str | None, jobs: int | None) -> None:

@@ -21,7 +21,7 @@ from ensadv_data.dist import Place
 from ensadv_data.errors import InputError, QuantityError
 from ensadv_data.keys import numpy_generator
 from ensadv_data.spec import EpsilonSpec
-from ensadv_data.store import Entry, Store, open_store
+from ensadv_data.store import Cache, Entry, Store, open_store
 
 __all__ = [
     "ONLINE",
@@ -169,8 +169,13 @@ def plan_step(schedule: Schedule, *, epoch: int, step: int, place: Place = Place
     )
 
 
-def static_sources(paths: Sequence[Path | str], dataset: Dataset) -> tuple[Source, ...]:
+def static_sources(paths: Sequence[Path | str], dataset: Dataset, *, cache: Cache | None = None) -> tuple[Source, ...]:
     """The static sources of some stores; a source's attacks are gathered under its name.
+
+    Parameters
+    ----------
+    cache
+        Where all of them hold decompressed chunks; None: each store has its own.
 
     Raises
     ------
@@ -179,7 +184,7 @@ def static_sources(paths: Sequence[Path | str], dataset: Dataset) -> tuple[Sourc
     """
     sources: list[Source] = []
     for path in paths:
-        store = open_store(path)
+        store = open_store(path, cache=cache)
         header = store.header
         store.check_shape(dataset.shape, dataset.name)
         if header.n != len(dataset):

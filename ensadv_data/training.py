@@ -16,23 +16,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ensadv_data.batches import Batches
+from ensadv_data.ahead import made_ahead
+from ensadv_data.batches import Batch, Batches
+from ensadv_data.checkpoint import read_checkpoint, write_checkpoint
 from ensadv_data.data import Dataset
 from ensadv_data.dist import check_device, current_place, intra_op_threads
 from ensadv_data.errors import InputError, Interrupted, ModelError, OutputError
-from ensadv_data.files import naming_trouble, write_atomic
+from ensadv_data.files import naming_trouble
 from ensadv_data.interrupts import deferred_interrupt
 from ensadv_data.journal import Journal
 from ensadv_data.keys import torch_seeded
@@ -53,6 +53,7 @@ from ensadv_data.models import Model, build_model, read_metadata, save_model
 from ensadv_data.online import Computed, computed_perturbation, static_models
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import TrainSpec
+from ensadv_data.store import HELD_BYTES, Cache
 
 __all__ = ["Trained", "TrainingRun", "learning_rate", "train"]
 
@@ -80,6 +81,8 @@ def train(
     *,
     checkpoint_every: int = 200,
     log_every: int = 10,
+    prefetch: int = 2,
+    cache_bytes: int = HELD_BYTES,
     tensorboard: Path | None = None,
 ) -> Trained:
     """Train the model that ``spec`` describes and write its weights to ``out``.
@@ -91,6 +94,11 @@ def train(
     ----------
     checkpoint_every, log_every
         Steps between checkpoints, and between lines of the log.
+    prefetch
+        Steps whose images and stored perturbations are read ahead, in a thread; 0: none. The model does not depend
+        on it.
+    cache_bytes
+        Room for decompressed chunks of all stores together; each is decompressed again when it was dropped.
     tensorboard
         Folder for TensorBoard, if wanted (extra ``tensorboard``).
 
@@ -106,7 +114,7 @@ def train(
     began = time.perf_counter()
     if out.suffix != ".safetensors":  # the log and the checkpoint have other endings, and must never be the model
         raise OutputError(f"expected a file name that ends in .safetensors for the weights, got {out}")
-    run = TrainingRun(spec, dataset, out)
+    run = TrainingRun(spec, dataset, out, cache_bytes=cache_bytes)
     total = spec.epochs * run.schedule.steps
     if (digest := _digest_of_finished(out, run.record)) is not None:
         return Trained(out, digest, total, time.perf_counter() - began, was_complete=True)
@@ -117,9 +125,11 @@ def train(
         stack.enter_context(intra_op_threads(spec.threads))
         bar = progress_bar(f"train {out.stem}", total=total, done=start, unit="images", per=spec.batch_size)
         advance = stack.enter_context(bar)
-        for number in range(start, total):
+        numbers = range(start, total)
+        batches = stack.enter_context(closing(made_ahead(run.prepare, numbers, depth=prefetch)))
+        for number, batch in zip(numbers, batches, strict=True):
             epoch, step = divmod(number, run.schedule.steps)
-            line = run.step(epoch, step)
+            line = run.step(number, batch)
             if number % log_every == 0:
                 log.write(line)
             if step + 1 == run.schedule.steps:
@@ -147,7 +157,7 @@ def train(
 class TrainingRun:
     """The state that a checkpoint holds: model, optimizer, meters."""
 
-    def __init__(self, spec: TrainSpec, dataset: Dataset, out: Path) -> None:
+    def __init__(self, spec: TrainSpec, dataset: Dataset, out: Path, *, cache_bytes: int = HELD_BYTES) -> None:
         if len(dataset) < spec.batch_size:
             raise InputError(f"batch_size: expected at most the {len(dataset)} training images, got {spec.batch_size}")
         check_device(spec.device)
@@ -160,7 +170,7 @@ class TrainingRun:
                 "processes yet: start train without torchrun"
             )
         online = (Source(ONLINE),) if spec.online else ()
-        static = static_sources(spec.shards, dataset)
+        static = static_sources(spec.shards, dataset, cache=Cache(cache_bytes))
         check_epsilon(static, spec.epsilon)
         check_draws(static, spec.draws)
         references = dict(sorted(spec.static.items()))
@@ -181,7 +191,9 @@ class TrainingRun:
             raise InputError(
                 f"source_per: expected two sources or more to draw from, got {len(self.schedule.sources)}; leave it out"
             )
-        self.batches = Batches(dataset, self.schedule, fresh=spec.random_step == "fresh")
+        self.batches = Batches(
+            dataset, self.schedule, fresh=spec.random_step == "fresh", replace=spec.batches == "replace"
+        )
         module = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)
         self.model = module.to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -202,17 +214,21 @@ class TrainingRun:
         self.record = _record(spec, dataset, models)
         self.clock = time.perf_counter()
 
-    def step(self, epoch: int, step: int) -> dict[str, Any]:
+    def prepare(self, number: int) -> Batch:
+        """What step ``number``, counted over all epochs, needs and no model makes; it may be made in a thread."""
+        epoch, step = divmod(number, self.schedule.steps)
+        return self.batches.make(plan_step(self.schedule, epoch=epoch, step=step, place=self.place), epoch=epoch)
+
+    def step(self, number: int, batch: Batch) -> dict[str, Any]:
         """One optimizer step; returns a line of the log, with tensors that nobody waited for."""
-        plan = plan_step(self.schedule, epoch=epoch, step=step, place=self.place)
-        images, labels = self.batches.read(plan)
-        x = torch.from_numpy(images).to(self.device).float() / 255
-        y = torch.from_numpy(labels).to(self.device)
-        adversarial = len(x) // (2 if self.spec.batches == "replace" else 1) if plan.attacks else 0
+        epoch, step = divmod(number, self.schedule.steps)
+        x = torch.from_numpy(batch.images).to(self.device).float() / 255
+        y = torch.from_numpy(batch.labels).to(self.device)
+        adversarial = batch.adversarial
         clean = len(x) - (adversarial if self.spec.batches == "replace" else 0)
         inputs, targets = x[:clean], y[:clean]
         if adversarial:
-            x_adv = self._adversarial(images, x, plan, adversarial, epoch=epoch, step=step)
+            x_adv = self._adversarial(batch, x, epoch=epoch, step=step)
             inputs, targets = torch.cat([inputs, x_adv]), torch.cat([targets, y[len(y) - adversarial :]])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.spec, epoch)
@@ -227,7 +243,7 @@ class TrainingRun:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        return self._measured(plan, losses.detach(), clean, epoch, step)
+        return self._measured(batch.plan, losses.detach(), clean, epoch, step)
 
     def epoch_summary(self, epoch: int, step: int) -> dict[str, Any]:
         """Share and mean losses of each source over the epoch; the meter starts again."""
@@ -244,54 +260,40 @@ class TrainingRun:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         tensors["meter"] = self.meter.sums
-        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        about = json.dumps({"number": number, "record": self.record}, sort_keys=True)
-        write_atomic(self.checkpoint_path, save(whole, metadata={"ensadv_data": about}))
+        write_checkpoint(self.checkpoint_path, tensors, number=number, record=self.record)
 
     def resume(self) -> int:
         """Load the checkpoint if there is one; returns the step to go on from."""
-        path = self.checkpoint_path
-        if not path.exists():
+        found = read_checkpoint(self.checkpoint_path, record=self.record)
+        if found is None:
             return 0
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                about = json.loads((file.metadata() or {})["ensadv_data"])
-            tensors = load_file(str(path))
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
-            raise OutputError(
-                f"{path}: expected a checkpoint of ensadv-data: {error}; delete it to start anew"
-            ) from None
-        if about["record"] != self.record:
-            raise OutputError(
-                f"{path} is the checkpoint of another run; choose another --out, or delete it to start anew"
-            )
+        number, tensors = found
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = value
+        for key in (key for key in tensors if key.startswith("optimizer.")):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = tensors[key]
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.meter.sums.copy_(tensors["meter"])
-        return int(about["number"])
+        return number
 
-    def _adversarial(self, images: Any, x: Tensor, plan: StepPlan, count: int, *, epoch: int, step: int) -> Tensor:
-        """The last ``count`` images of the batch, each perturbed by the source that the plan has for it."""
-        first = len(x) - count
-        parts = plan.parts(first)
-        if len(parts) == 1:
-            return self._perturbed(images[first:], x[first:], parts[0], epoch=epoch, step=step)
+    def _adversarial(self, batch: Batch, x: Tensor, *, epoch: int, step: int) -> Tensor:
+        """The last images of the batch, each perturbed by the source that the plan has for it."""
+        first = len(x) - batch.adversarial
+        if len(batch.static) == 1:
+            part, made = batch.static[0]
+            return self._perturbed(x[first:], part, made, epoch=epoch, step=step)
         x_adv = torch.empty_like(x[first:])
-        for part in parts:
+        for part, made in batch.static:
             rows = torch.from_numpy(part.rows).to(self.device)
-            x_adv[rows - first] = self._perturbed(images[part.rows], x[rows], part, epoch=epoch, step=step)
+            x_adv[rows - first] = self._perturbed(x[rows], part, made, epoch=epoch, step=step)
         return x_adv
 
-    def _perturbed(self, images: Any, x: Tensor, part: Part, *, epoch: int, step: int) -> Tensor:
-        """The images of a part, perturbed by its source: ``images`` in bytes, ``x`` the same in [0, 1]."""
+    def _perturbed(self, x: Tensor, part: Part, made: Any, *, epoch: int, step: int) -> Tensor:
+        """The images of a part, perturbed by its source; ``made`` where it was made from a store."""
+        if made is not None:
+            return torch.from_numpy(made).to(self.device)
         source = self.schedule.sources[part.source]
-        if source.entries:
-            return torch.from_numpy(self.batches.perturb(images, part, epoch=epoch)).to(self.device)
         return computed_perturbation(
             self.computed[source.name],
             x,

@@ -23,10 +23,21 @@ Sources = Mapping[str, str]
 # A module imports only from lower layers. A package's name stands for all of its modules; those may import each
 # other, but not in a circle.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "spec", "dist", "keys", "files", "memory", "progress", "interrupts"),
+    ("errors", "spec", "dist", "keys", "files", "ahead", "memory", "progress", "interrupts"),
     ("attacks", "codec", "gather"),
     ("store", "data", "models", "manifest"),
-    ("mixing", "batches", "evaluation", "perturbation", "inspection", "journal", "meter", "online", "report"),
+    (
+        "mixing",
+        "batches",
+        "checkpoint",
+        "evaluation",
+        "perturbation",
+        "inspection",
+        "journal",
+        "meter",
+        "online",
+        "report",
+    ),
     ("precompute", "training", "recipe", "terminal"),
     ("pipeline",),
     ("cli",),
@@ -49,7 +60,7 @@ DOORS = {
 }
 
 HOMES: Mapping[str, tuple[str, ...]] = {
-    "click": ("cli",),
+    "click": ("cli", "__main__"),
     "dask": ("precompute",),
     "distributed": ("precompute",),
     "google_crc32c": ("store",),
@@ -60,7 +71,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "pooch": ("data.fetch",),
     "pydantic": ("spec", "manifest"),
     "rich": ("progress", "terminal"),
-    "safetensors": ("models", "training"),
+    "safetensors": ("models", "checkpoint"),
     "timm": ("models",),
     "torch.distributed": ("dist",),
     "zarr": ("store",),

@@ -122,6 +122,8 @@ REVIEWED = {
         "--device": "cpu",
         "--checkpoint-every": 200,
         "--log-every": 10,
+        "--prefetch": 2,
+        "--cache-bytes": "1GiB",
         "--tensorboard": None,
     },
 }
@@ -187,6 +189,8 @@ ELSEWHERE = {
         "out": "where to, not what",
         "checkpoint_every": "changes what a crash costs, not the weights",
         "log_every": "changes the log only",
+        "prefetch": "the weights do not depend on it",
+        "cache_bytes": "the weights do not depend on it",
         "tensorboard": "changes the log only",
     },
     "precompute": {

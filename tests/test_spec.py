@@ -22,6 +22,7 @@ from ensadv_data.spec import (
     TrainSpec,
     checked,
     parse_attack,
+    parse_bytes,
     parse_epsilon,
     parse_quantity,
     read_toml,
@@ -52,6 +53,20 @@ def test_numbers_are_read_as_they_are(value):
 def test_what_is_no_finite_number_is_refused(text):
     with pytest.raises(QuantityError, match=r"^q: expected a number or a fraction such as 0\.3 or 16/255, got "):
         parse_quantity(text, name="q")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), (7, 7), ("512MiB", 512 * 2**20), ("2GB", 2 * 10**9), ("1.5 KiB", 1536), ("1gib", 2**30)],
+)
+def test_sizes_have_units(text, size):
+    assert parse_bytes(text, name="cache-bytes") == size
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1XB", "much", "nan", "GiB", None])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(QuantityError, match=r"^cache-bytes: expected a size in bytes such as 512MiB or 2GB, got "):
+        parse_bytes(text, name="cache-bytes")
 
 
 @given(st.floats(0, 1))

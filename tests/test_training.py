@@ -25,7 +25,7 @@ from ensadv_data.errors import AlignmentError, InputError, Interrupted, ModelErr
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.manifest import read_manifest
 from ensadv_data.meter import Meter
-from ensadv_data.mixing import Schedule, plan_step, static_sources
+from ensadv_data.mixing import Schedule, epoch_order, plan_step, static_sources
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import AttackSpec, DataSpec, PrecomputeSpec, TrainSpec
@@ -210,7 +210,7 @@ def test_computed_sources_of_one_step_have_dropout_masks_of_their_own(tmp_path, 
     found = []
     for source in (0, 1):
         (part,) = replace(plan, sources=np.full(len(images), source)).parts()
-        found.append(run._perturbed(images, x, part, epoch=0, step=0))
+        found.append(run._perturbed(x, part, None, epoch=0, step=0))
     assert (found[0] != found[1]).float().mean() > 0.01
 
 
@@ -349,7 +349,10 @@ def test_one_step_is_the_formula(tmp_path, data, store, batches, optimizer, onli
 
 
 class Stopping:
-    """A data set that asks this process to stop, as Ctrl-C does, the k-th time that it is read."""
+    """A data set that asks this process to stop, as Ctrl-C does, the k-th time that it is read.
+
+    With prefetch=0 that is in the k-th step.
+    """
 
     def __init__(self, inner: ArrayDataset, at: int, *, times: int = 1) -> None:
         self.inner, self.at, self.times, self.reads = inner, at, times, 0
@@ -375,7 +378,7 @@ def test_an_interrupted_run_is_resumed_to_the_bit(tmp_path, data, store, stop, f
     whole = train(spec, data, tmp_path / "whole.safetensors", log_every=2)
     out = tmp_path / "parts.safetensors"
     with pytest.raises(Interrupted, match=f"stopped after step {stop} of 10; the same command resumes") as caught:
-        train(spec, Stopping(data, stop), out, log_every=2)
+        train(spec, Stopping(data, stop), out, log_every=2, prefetch=0)
     assert caught.value.exit_code == 130
     assert not out.exists()
     assert out.with_suffix(".checkpoint").exists()
@@ -386,13 +389,34 @@ def test_an_interrupted_run_is_resumed_to_the_bit(tmp_path, data, store, stop, f
     assert not out.with_suffix(".checkpoint").exists()
 
 
+@pytest.mark.parametrize("prefetch", [0, 1, 3, 100])
+def test_the_model_does_not_depend_on_what_is_read_ahead_nor_on_a_stop_meanwhile(tmp_path, data, store, prefetch):
+    spec = ensemble(store)
+    whole = train(spec, data, tmp_path / "whole.safetensors", prefetch=0)
+    assert train(spec, data, tmp_path / "again.safetensors", prefetch=prefetch).digest == whole.digest
+    out = tmp_path / "parts.safetensors"
+    with pytest.raises(Interrupted, match=r"stopped after step \d of 10"):
+        train(spec, Stopping(data, 6 if prefetch < 100 else 1), out, prefetch=prefetch)
+    assert train(spec, data, out, prefetch=prefetch).digest == whole.digest
+
+
+def test_an_image_that_is_wrong_is_said_at_its_step_however_early_it_was_read(tmp_path, data, store):
+    images = data.images_NCHW.copy()
+    order = epoch_order(ensemble(store).seed, 0, n=N)
+    images[order[ensemble(store).batch_size * 3]] ^= 1  # of the fourth step
+    out = tmp_path / "m.safetensors"
+    with pytest.raises(AlignmentError, match=f"example {order[ensemble(store).batch_size * 3]}: "):
+        train(ensemble(store), replace(data, images_NCHW=images), out, log_every=1, prefetch=4)
+    assert [line["step"] for line in lines_of(out)] == [0, 1, 2]
+
+
 def test_checkpoints_make_a_killed_run_resumable_without_double_lines(tmp_path, data, store):
     """Two Ctrl-C stop at once, as a kill does: after the last checkpoint there are lines, and half a line."""
     spec = ensemble(store)
     train(spec, data, tmp_path / "whole.safetensors", log_every=1)
     out = tmp_path / "killed.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        train(spec, Stopping(data, 8, times=2), out, log_every=1, checkpoint_every=3)
+        train(spec, Stopping(data, 8, times=2), out, log_every=1, checkpoint_every=3, prefetch=0)
     with safe_open(str(out.with_suffix(".checkpoint")), framework="pt") as file:
         assert json.loads(file.metadata()["ensadv_data"])["number"] == 6
     assert len(lines_of(out)) == 8  # seven steps and the summary of an epoch
@@ -404,7 +428,7 @@ def test_checkpoints_make_a_killed_run_resumable_without_double_lines(tmp_path, 
 
 
 def test_ctrl_c_in_the_last_step_lets_it_finish(tmp_path, data):
-    made = train(spec_of(), Stopping(data, 10), tmp_path / "m.safetensors")
+    made = train(spec_of(), Stopping(data, 10), tmp_path / "m.safetensors", prefetch=0)
     assert made.path.exists()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ensadv_data.spec.adaptive import ADAPTIVE, AdaptiveSpec, parse_adaptive
 from ensadv_data.spec.attack import ATTACKS, AttackSpec, EpsilonSpec, Loss, parse_attack, parse_epsilon
-from ensadv_data.spec.base import Spec, checked, parse_quantity, read_toml
+from ensadv_data.spec.base import Spec, checked, parse_bytes, parse_quantity, read_toml
 from ensadv_data.spec.stages import MEASURES, DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, ShiftSpec, TrainSpec
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "checked",
     "parse_adaptive",
     "parse_attack",
+    "parse_bytes",
     "parse_epsilon",
     "parse_quantity",
     "read_toml",

@@ -11,8 +11,11 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
+    Field,
     SerializerFunctionWrapHandler,
+    TypeAdapter,
     ValidationError,
     model_serializer,
 )
@@ -24,12 +27,16 @@ __all__ = [
     "Epsilon",
     "Spec",
     "checked",
+    "parse_bytes",
     "parse_count",
     "parse_pairs",
     "parse_quantity",
     "read_epsilon",
     "read_toml",
 ]
+
+
+_SIZE = TypeAdapter(Annotated[ByteSize, Field(ge=0)])
 
 
 def parse_quantity(text: str | float | int, *, name: str) -> float:
@@ -53,6 +60,20 @@ def parse_quantity(text: str | float | int, *, name: str) -> float:
     except (ValueError, TypeError, ArithmeticError):
         raise QuantityError(f"{name}: expected a number or a fraction such as 0.3 or 16/255, got {text!r}") from None
     return value
+
+
+def parse_bytes(text: str | int, *, name: str) -> int:
+    """Read a size in bytes: a whole number, or one with a unit such as ``512MiB`` or ``2GB``.
+
+    Raises
+    ------
+    QuantityError
+        It is no size.
+    """
+    try:
+        return _SIZE.validate_python(text)
+    except ValidationError:
+        raise QuantityError(f"{name}: expected a size in bytes such as 512MiB or 2GB, got {text!r}") from None
 
 
 def parse_pairs(text: str, *, what: str, known: Iterable[str]) -> list[tuple[str, str]]:

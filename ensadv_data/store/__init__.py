@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from ensadv_data.store.chunks import Cache
-from ensadv_data.store.layout import FORMAT_VERSION, Entry, Header, Planes, block_size
+from ensadv_data.store.layout import FORMAT_VERSION, HELD_BYTES, Entry, Header, Planes, block_size
 from ensadv_data.store.perturbed import perturb_images
 from ensadv_data.store.reader import Store, open_store
 from ensadv_data.store.writer import StoreWriter
 
 __all__ = [
     "FORMAT_VERSION",
+    "HELD_BYTES",
     "Cache",
     "Entry",
     "Header",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from ensadv_data.codec import random_bits
 from ensadv_data.data import Dataset, digest_examples
+from ensadv_data.device_codec import apply_deltas, apply_signs, pixels, ship
 from ensadv_data.keys import derive_key
 from ensadv_data.mixing import Part, Schedule, StepPlan
-from ensadv_data.store import perturb_images
+from ensadv_data.store import Entry, Move, Store, packed_moves, perturb_images
 
-__all__ = ["Batch", "Batches"]
+__all__ = ["Batch", "Batches", "Delivered", "deliver"]
 
 _FRESH_STREAM = 1  # of the random step drawn while training; 0 is the stored one
 
@@ -29,7 +34,48 @@ class Batch:
     images: npt.NDArray[np.uint8]  # (B, C, H, W)
     labels: I64  # (B,)
     adversarial: int
-    static: tuple[tuple[Part, F32 | None], ...]  # adversarial images (P, C, H, W); None where a model computes them
+    static: tuple[
+        tuple[Part, F32 | Sequence[Move] | None], ...
+    ]  # as the images (P, C, H, W), or packed; None: computed
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A batch as tensors of the device on which the model is."""
+
+    x: Tensor  # float32 (B, C, H, W) in [0, 1]
+    y: Tensor  # int64 (B,)
+    static: tuple[tuple[Part, Tensor, Tensor | None], ...]  # rows of x, and adversarial images; None: computed
+
+
+def deliver(batch: Batch, device: torch.device) -> Delivered:
+    """Take a batch to a device: floats that were made here, or bits in one copy, which are applied there."""
+    packed = [made for _, made in batch.static if made is not None and not isinstance(made, np.ndarray)]
+    planes = [plane for moves in packed for move in moves for plane in (move.plane, move.nonzero, move.radius)]
+    arrays: list[npt.NDArray[Any]] = [batch.images, batch.labels, *(part.rows for part, _ in batch.static)]
+    if device.type == "cpu" and not packed:
+        there = [torch.from_numpy(array) for array in arrays]
+    else:
+        there = ship([*arrays, *(plane for plane in planes if plane is not None)], device)
+    images, y, *rows = there[: len(arrays)]
+    x = pixels(images)
+    left = iter(there[len(arrays) :])
+    static = []
+    for (part, made), row in zip(batch.static, rows, strict=True):
+        found: Tensor | None = None
+        if isinstance(made, np.ndarray):
+            found = torch.from_numpy(made).to(device)
+        elif made is not None:
+            flat = x[row].flatten(1)
+            for move in made:
+                plane, nonzero = next(left), next(left) if move.nonzero is not None else None
+                if move.plane.dtype == np.int8:
+                    flat = apply_deltas(flat, plane, epsilon=next(left))
+                else:
+                    flat = apply_signs(flat, plane, nonzero, epsilon=next(left))
+            found = flat.view(-1, *x.shape[1:])
+        static.append((part, row, found))
+    return Delivered(x, y, tuple(static))
 
 
 class Batches:
@@ -45,10 +91,15 @@ class Batches:
         Whether an R+ direction follows a fresh random step in each epoch, or the stored one.
     replace
         Whether perturbed images take the place of half of the clean ones, or stand beside all of them.
+    packed
+        Whether perturbations stay packed, to be applied on another device.
     """
 
-    def __init__(self, dataset: Dataset, schedule: Schedule, *, fresh: bool = True, replace: bool = False) -> None:
-        self.dataset, self.schedule, self.fresh, self.replace = dataset, schedule, fresh, replace
+    def __init__(
+        self, dataset: Dataset, schedule: Schedule, *, fresh: bool = True, replace: bool = False, packed: bool = False
+    ) -> None:
+        self.dataset, self.schedule = dataset, schedule
+        self.fresh, self.replace, self.packed = fresh, replace, packed
         stores = {id(store): store for source in schedule.sources for store, _ in source.entries}
         self._stores = list(stores.values())
         self._proved = np.zeros(len(dataset), bool)
@@ -64,11 +115,15 @@ class Batches:
         images, labels = self.read(plan)
         adversarial = len(images) // (2 if self.replace else 1) if plan.attacks else 0
         parts = plan.parts(len(images) - adversarial) if adversarial else []
-        static = tuple(
-            (part, self.perturb(images[part.rows], part, epoch=epoch) if self._is_static(part) else None)
-            for part in parts
-        )
-        return Batch(plan, images, labels, adversarial, static)
+        static: list[tuple[Part, F32 | Sequence[Move] | None]] = []
+        for part in parts:
+            if not self.schedule.sources[part.source].entries:
+                static.append((part, None))
+            elif self.packed:
+                static.append((part, packed_moves(*self._entry(part), **self._asked(part, epoch))))
+            else:
+                static.append((part, self.perturb(images[part.rows], part, epoch=epoch)))
+        return Batch(plan, images, labels, adversarial, tuple(static))
 
     def read(self, plan: StepPlan) -> tuple[npt.NDArray[np.uint8], I64]:
         """Images uint8 (B, C, H, W) and labels int64 (B,), proved to be the ones the stores were made for.
@@ -92,17 +147,19 @@ class Batches:
         ChunkError
             A chunk of the store is missing, truncated or corrupted.
         """
-        store, entry = self.schedule.sources[part.source].entries[part.attack]
-        rows, draws, epsilon = part.indices, part.draws, part.epsilon
-        step = None
+        store, entry = self._entry(part)
+        return perturb_images(store, entry, images_PCHW, **self._asked(part, epoch))
+
+    def _entry(self, part: Part) -> tuple[Store, Entry]:
+        return self.schedule.sources[part.source].entries[part.attack]
+
+    def _asked(self, part: Part, epoch: int) -> dict[str, Any]:
+        """What is asked of the store for a part."""
+        rows, (store, entry), step = part.indices, self._entry(part), None
         if entry.kind == "rsign" and self.fresh:
             seed = derive_key("fresh step", self.schedule.seed, epoch)
-            d = store.header.d
-            step = random_bits(seed, np.zeros_like(rows), rows, d=d, stream=_FRESH_STREAM)
-        return perturb_images(store, entry, images_PCHW, rows=rows, draws=draws, epsilon=epsilon, random_step=step)
-
-    def _is_static(self, part: Part) -> bool:
-        return bool(self.schedule.sources[part.source].entries)
+            step = random_bits(seed, np.zeros_like(rows), rows, d=store.header.d, stream=_FRESH_STREAM)
+        return {"rows": rows, "draws": part.draws, "epsilon": part.epsilon, "random_step": step}
 
     def _prove(self, images: npt.NDArray[np.uint8], indices: I64) -> None:
         """Each image is compared the first time that it is read."""

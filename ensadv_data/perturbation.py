@@ -7,17 +7,19 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ensadv_data import device_codec
 from ensadv_data.attacks.catalogue import noise_of, perturb
 from ensadv_data.attacks.gradient import input_gradients, logits_of
 from ensadv_data.attacks.single import random_step
-from ensadv_data.codec import pack_signs, quantise_deltas, random_bits, unpack_signs
+from ensadv_data.codec import pack_signs, quantise_deltas, random_bits, row_bytes
 from ensadv_data.errors import ModelError
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.models import Model
@@ -97,8 +99,11 @@ def perturb_block(
         A logit or a gradient is not finite; the message names source and example.
     """
     n, d = len(images_NCHW), images_NCHW[0].size
-    rows: dict[str, npt.NDArray[np.int8]] = {
-        attack.name: np.empty((spec.draws, n, d), np.int8) for attack in spec.attacks
+    rows: dict[str, tuple[npt.NDArray[Any], ...]] = {  # packed at once: bits, not values, wait for their block's end
+        attack.name: (np.empty((spec.draws, n, d), np.int8),)
+        if attack.kind == "delta"
+        else tuple(np.empty((spec.draws, n, row_bytes(d)), np.uint8) for _ in ("direction", "nonzero"))
+        for attack in spec.attacks
     }
     labels = {attack.name: np.empty(n, np.int32) for attack in spec.attacks}
     for start in range(0, n, spec.batch_size):
@@ -112,10 +117,11 @@ def perturb_block(
         for attack in spec.attacks:
             labels[attack.name][start:stop] = label[attack.name].cpu().numpy()
         for k in range(spec.draws):
-            for name, values in _draw(model, x, label, spec, entries, examples=examples, k=k).items():
-                rows[name][k, start:stop] = values
+            for name, planes in _draw(model, x, label, spec, entries, examples=examples, k=k).items():
+                for array, plane in zip(rows[name], planes, strict=True):
+                    array[k, start:stop] = plane
     return {
-        entries[attack.name].key: _planes(attack, rows[attack.name], labels[attack.name], spec, entries, first=first)
+        entries[attack.name].key: _planes(rows[attack.name], labels[attack.name], spec, entries[attack.name], d, first)
         for attack in spec.attacks
     }
 
@@ -129,10 +135,10 @@ def _draw(
     *,
     examples: npt.NDArray[np.int64],
     k: int,
-) -> dict[str, npt.NDArray[np.int8]]:
-    """One draw of every attack on one batch: attacks at the same point share one forward pass."""
+) -> dict[str, tuple[npt.NDArray[Any], ...]]:
+    """One draw of every attack on one batch, packed: attacks at the same point share one forward pass."""
     dropout = spec.mode == "train"
-    results: dict[str, npt.NDArray[np.int8]] = {}
+    results: dict[str, tuple[npt.NDArray[Any], ...]] = {}
     points: list[tuple[Tensor, list[AttackSpec]]] = [(x, [a for a in spec.attacks if a.kind == "sign"])]
     for attack in spec.attacks:
         noise = noise_of(
@@ -150,7 +156,7 @@ def _draw(
             x_adv = perturb(model.module, x, label[attack.name], attack, noise=noise, loss=loss)
             _check_finite(x_adv, model, examples, "perturbation")
             delta = (x_adv - x).flatten(1).cpu().numpy()
-            results[attack.name] = quantise_deltas(delta, epsilon=attack.epsilon)
+            results[attack.name] = (quantise_deltas(delta, epsilon=attack.epsilon),)
     for number, (point, attacks) in enumerate(points):
         if not attacks:
             continue
@@ -164,34 +170,43 @@ def _draw(
             )
         for attack, gradient in zip(attacks, gradients, strict=True):
             _check_finite(gradient, model, examples, "gradient")
-            signs = gradient.sign().flatten(1).to(torch.int8).cpu().numpy()
-            results[attack.name] = -signs if attack.least_likely else signs
+            results[attack.name] = _packed((-gradient if attack.least_likely else gradient).flatten(1))
     return results
 
 
+def _packed(values_ND: Tensor) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Direction and mask; from another device come bits, not values."""
+    if values_ND.device.type != "cpu":
+        there = device_codec.pack_signs(values_ND)
+        return there[0].cpu().numpy(), there[1].cpu().numpy()
+    direction, nonzero = pack_signs(values_ND.numpy())
+    return direction, _no_zero(values_ND.shape[1]) if nonzero is None else nonzero
+
+
+def _no_zero(d: int) -> npt.NDArray[np.uint8]:
+    """A row of a mask that hides nothing."""
+    return np.packbits(np.ones(d, bool), bitorder="little")
+
+
 def _planes(
-    attack: AttackSpec,
-    rows_KND: npt.NDArray[np.int8],
+    arrays: Sequence[npt.NDArray[Any]],
     label_N: npt.NDArray[np.int32],
     spec: PrecomputeSpec,
-    entries: Mapping[str, Entry],
-    *,
+    entry: Entry,
+    d: int,
     first: int,
 ) -> Planes:
-    if attack.kind == "delta":
-        return Planes(delta=rows_KND, label=label_N)
-    k, n, d = rows_KND.shape
+    if entry.kind == "delta":
+        return Planes(delta=arrays[0], label=label_N)
+    direction, nonzero = arrays
+    full = _no_zero(d)
     if spec.zeros == "fill":
-        examples = np.arange(first, first + n)
-        for draw in range(k):
-            coin = random_bits(entries[attack.name].seed, np.full(n, draw), examples, d=d, stream=_FILL_STREAM)
-            np.copyto(rows_KND[draw], unpack_signs(coin, d=d), where=rows_KND[draw] == 0)
-    direction, nonzero = pack_signs(rows_KND.reshape(k * n, d))
-    return Planes(
-        direction=direction.reshape(k, n, -1),
-        nonzero=None if nonzero is None else nonzero.reshape(k, n, -1),
-        label=label_N,
-    )
+        examples = np.arange(first, first + direction.shape[1])
+        for draw in range(len(direction)):
+            coin = random_bits(entry.seed, np.full(len(examples), draw), examples, d=d, stream=_FILL_STREAM)
+            direction[draw] |= coin & ~nonzero[draw]
+        nonzero[:] = full
+    return Planes(direction=direction, nonzero=None if (nonzero == full).all() else nonzero, label=label_N)
 
 
 def _check_finite(values: Tensor, model: Model, examples: npt.NDArray[np.int64], what: str) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ensadv_data.ahead import made_ahead
-from ensadv_data.batches import Batch, Batches
+from ensadv_data.batches import Batch, Batches, Delivered, deliver
 from ensadv_data.checkpoint import read_checkpoint, write_checkpoint
 from ensadv_data.data import Dataset
 from ensadv_data.dist import check_device, current_place, intra_op_threads
@@ -192,7 +192,11 @@ class TrainingRun:
                 f"source_per: expected two sources or more to draw from, got {len(self.schedule.sources)}; leave it out"
             )
         self.batches = Batches(
-            dataset, self.schedule, fresh=spec.random_step == "fresh", replace=spec.batches == "replace"
+            dataset,
+            self.schedule,
+            fresh=spec.random_step == "fresh",
+            replace=spec.batches == "replace",
+            packed=self.device.type != "cpu",
         )
         module = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)
         self.model = module.to(self.device)
@@ -222,13 +226,12 @@ class TrainingRun:
     def step(self, number: int, batch: Batch) -> dict[str, Any]:
         """One optimizer step; returns a line of the log, with tensors that nobody waited for."""
         epoch, step = divmod(number, self.schedule.steps)
-        x = torch.from_numpy(batch.images).to(self.device).float() / 255
-        y = torch.from_numpy(batch.labels).to(self.device)
-        adversarial = batch.adversarial
+        here = deliver(batch, self.device)
+        x, y, adversarial = here.x, here.y, batch.adversarial
         clean = len(x) - (adversarial if self.spec.batches == "replace" else 0)
         inputs, targets = x[:clean], y[:clean]
         if adversarial:
-            x_adv = self._adversarial(batch, x, epoch=epoch, step=step)
+            x_adv = self._adversarial(here, adversarial, epoch=epoch, step=step)
             inputs, targets = torch.cat([inputs, x_adv]), torch.cat([targets, y[len(y) - adversarial :]])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.spec, epoch)
@@ -277,22 +280,19 @@ class TrainingRun:
         self.meter.sums.copy_(tensors["meter"])
         return number
 
-    def _adversarial(self, batch: Batch, x: Tensor, *, epoch: int, step: int) -> Tensor:
-        """The last images of the batch, each perturbed by the source that the plan has for it."""
-        first = len(x) - batch.adversarial
-        if len(batch.static) == 1:
-            part, made = batch.static[0]
-            return self._perturbed(x[first:], part, made, epoch=epoch, step=step)
-        x_adv = torch.empty_like(x[first:])
-        for part, made in batch.static:
-            rows = torch.from_numpy(part.rows).to(self.device)
-            x_adv[rows - first] = self._perturbed(x[rows], part, made, epoch=epoch, step=step)
+    def _adversarial(self, here: Delivered, count: int, *, epoch: int, step: int) -> Tensor:
+        """The last ``count`` images of the batch, each perturbed by the source that the plan has for it."""
+        first = len(here.x) - count
+        if len(here.static) == 1:
+            part, _, made = here.static[0]
+            return self._computed(here.x[first:], part, epoch=epoch, step=step) if made is None else made
+        x_adv = torch.empty_like(here.x[first:])
+        for part, rows, made in here.static:
+            x_adv[rows - first] = self._computed(here.x[rows], part, epoch=epoch, step=step) if made is None else made
         return x_adv
 
-    def _perturbed(self, x: Tensor, part: Part, made: Any, *, epoch: int, step: int) -> Tensor:
-        """The images of a part, perturbed by its source; ``made`` where it was made from a store."""
-        if made is not None:
-            return torch.from_numpy(made).to(self.device)
+    def _computed(self, x: Tensor, part: Part, *, epoch: int, step: int) -> Tensor:
+        """The images of a part, perturbed by the model that is its source."""
         source = self.schedule.sources[part.source]
         return computed_perturbation(
             self.computed[source.name],

@@ -24,7 +24,7 @@ Sources = Mapping[str, str]
 # other, but not in a circle.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "spec", "dist", "keys", "files", "ahead", "memory", "progress", "interrupts"),
-    ("attacks", "codec", "gather"),
+    ("attacks", "codec", "device_codec", "gather"),
     ("store", "data", "models", "manifest"),
     (
         "mixing",

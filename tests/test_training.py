@@ -210,7 +210,7 @@ def test_computed_sources_of_one_step_have_dropout_masks_of_their_own(tmp_path, 
     found = []
     for source in (0, 1):
         (part,) = replace(plan, sources=np.full(len(images), source)).parts()
-        found.append(run._perturbed(x, part, None, epoch=0, step=0))
+        found.append(run._computed(x, part, epoch=0, step=0))
     assert (found[0] != found[1]).float().mean() > 0.01
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ensadv_data.store.chunks import Cache
 from ensadv_data.store.layout import FORMAT_VERSION, HELD_BYTES, Entry, Header, Planes, block_size
-from ensadv_data.store.perturbed import perturb_images
+from ensadv_data.store.perturbed import Move, packed_moves, perturb_images
 from ensadv_data.store.reader import Store, open_store
 from ensadv_data.store.writer import StoreWriter
 
@@ -14,10 +14,12 @@ __all__ = [
     "Cache",
     "Entry",
     "Header",
+    "Move",
     "Planes",
     "Store",
     "StoreWriter",
     "block_size",
     "open_store",
+    "packed_moves",
     "perturb_images",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,37 @@ from ensadv_data.errors import InputError
 from ensadv_data.store.layout import Entry
 from ensadv_data.store.reader import Store
 
-__all__ = ["perturb_images"]
+__all__ = ["Move", "packed_moves", "perturb_images"]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Move:
+    """Packed perturbations of B images and their radii: clip(x + radius · signs, 0, 1), or the deltas instead."""
+
+    plane: npt.NDArray[Any]  # uint8 (B, ⌈D/8⌉): signs; or int8 (B, D): deltas
+    nonzero: U8 | None  # the signs' mask
+    radius: F32  # (B,)
+
+
+def packed_moves(
+    store: Store, entry: Entry, *, rows: I64, draws: I64, epsilon: F32, random_step: U8 | None = None
+) -> list[Move]:
+    """What is to be applied to some images, one after the other, still packed; arguments as in perturb_images."""
+    planes = store.gather(entry, draws, rows)
+    if planes.delta is not None:
+        return [Move(planes.delta, None, np.full(len(rows), entry.epsilon, np.float32))]
+    if planes.direction is None:
+        raise InputError(f"{store.path}: {entry.key}: expected directions, got none; make the store again")
+    if entry.kind == "sign":
+        return [Move(planes.direction, planes.nonzero, epsilon)]
+    if random_step is None:
+        random_step = random_bits(entry.seed, draws, rows, d=store.header.d)
+    alpha = np.minimum(np.float32(entry.alpha or 0), epsilon)
+    return [Move(random_step, None, alpha), Move(planes.direction, planes.nonzero, epsilon - alpha)]
 
 
 def perturb_images(
@@ -55,17 +82,10 @@ def perturb_images(
         A chunk of the store is missing, truncated or corrupted.
     """
     x: npt.NDArray[Any] = np.ascontiguousarray(images_BCHW).reshape(len(rows), -1)
-    planes = store.gather(entry, draws, rows)
-    if planes.delta is not None:
-        radius = np.full(len(rows), entry.epsilon, np.float32)
-        return apply_deltas(x, planes.delta, epsilon=radius).reshape(images_BCHW.shape)
-    if planes.direction is None:
-        raise InputError(f"{store.path}: {entry.key}: expected directions, got none; make the store again")
-    if entry.kind == "sign":
-        return apply_signs(x, planes.direction, planes.nonzero, epsilon=epsilon).reshape(images_BCHW.shape)
-    if random_step is None:
-        random_step = random_bits(entry.seed, draws, rows, d=x.shape[1])
-    alpha = np.minimum(np.float32(entry.alpha or 0), epsilon)
-    moved = apply_signs(x, random_step, epsilon=alpha)
-    apply_signs(moved, planes.direction, planes.nonzero, epsilon=epsilon - alpha, out=moved)
-    return moved.reshape(images_BCHW.shape)
+    out = None  # the second move takes place where the first one wrote
+    for move in packed_moves(store, entry, rows=rows, draws=draws, epsilon=epsilon, random_step=random_step):
+        if move.plane.dtype == np.int8:
+            x = out = apply_deltas(x, move.plane, epsilon=move.radius, out=out)
+        else:
+            x = out = apply_signs(x, move.plane, move.nonzero, epsilon=move.radius, out=out)
+    return x.reshape(images_BCHW.shape)

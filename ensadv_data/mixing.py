@@ -39,6 +39,7 @@ __all__ = [
 ONLINE = "online"
 
 I64 = npt.NDArray[np.int64]
+Order = npt.NDArray[np.int32 | np.int64]
 F32 = npt.NDArray[np.float32]
 
 
@@ -104,25 +105,29 @@ class StepPlan:
         ]
 
 
-def epoch_order(seed: int, epoch: int, *, n: int, block: int = 1024, window: int = 0) -> I64:
-    """The order of an epoch's examples, int64 (n,): a permutation.
+def epoch_order(seed: int, epoch: int, *, n: int, block: int = 1024, window: int = 0) -> Order:
+    """The order of an epoch's examples, int32 (n,), or int64 where an index needs it: a permutation.
 
     With ``window`` W, blocks are permuted and examples are shuffled inside windows of W blocks, so that each
     block of a large store is read once and whole.
     """
     generator = numpy_generator("order", seed, epoch)
+    order: Order = np.arange(n, dtype=np.int32 if n <= 2**31 else np.int64)  # shuffled in place
     if not window:
-        return generator.permutation(n)
+        generator.shuffle(order)
+        return order
     blocks = generator.permutation(-(-n // block))
-    parts = []
+    filled = 0
     for start in range(0, len(blocks), window):
         members = [np.arange(b * block, min((b + 1) * block, n)) for b in blocks[start : start + window]]
-        parts.append(generator.permutation(np.concatenate(members)))
-    return np.concatenate(parts)
+        shuffled = generator.permutation(np.concatenate(members))
+        order[filled : filled + len(shuffled)] = shuffled
+        filled += len(shuffled)
+    return order
 
 
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, n: int, block: int, window: int) -> I64:
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, n: int, block: int, window: int) -> Order:
     order = epoch_order(seed, epoch, n=n, block=block, window=window)
     order.flags.writeable = False
     return order
@@ -161,7 +166,7 @@ def plan_step(schedule: Schedule, *, epoch: int, step: int, place: Place = Place
     mine = slice(place.rank * size // ranks, (place.rank + 1) * size // ranks)
     order = _order(schedule.seed, epoch, schedule.n, schedule.block, schedule.window)
     return StepPlan(
-        indices=order[step * size : (step + 1) * size][mine],
+        indices=order[step * size : (step + 1) * size][mine].astype(np.int64),
         sources=sources[mine],
         attacks=tuple(attacks),
         draws=draws[mine],

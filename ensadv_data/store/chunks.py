@@ -1,4 +1,4 @@
-"""The chunks of an array in memory: one table of addresses, from which native code gathers rows."""
+"""The chunks of an array of rows in memory: a table of addresses, from which native code gathers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ensadv_data.gather import gather_rows
+from ensadv_data.errors import InputError
+from ensadv_data.gather import DONE, OUTSIDE, gather_rows
 
 __all__ = ["Cache", "Chunks"]
 
@@ -47,88 +48,105 @@ class Cache:
 
 
 class Chunks:
-    """All chunks of one array, by their number; each is loaded, and checked, when it is first used.
+    """All chunks of one array of rows, by draw and block; each is loaded, and checked, when it is first used.
 
     Parameters
     ----------
-    count
-        How many chunks there are.
-    rows, width
-        Rows of a chunk, and bytes of a row.
+    draws, n, block
+        Draws, rows of a draw, and rows of a chunk: row i of block b is row b·block + i of its draw.
+    width
+        Bytes of a row.
     load
-        From a chunk's number to its bytes, uint8 (rows, width), C-contiguous.
+        From draw and block to the chunk's bytes, uint8 (block, width), C-contiguous.
     cache
         Where chunks are held for a time; None: each is kept for good, which costs nothing where it is a map of a file.
     """
 
     def __init__(
-        self, count: int, *, rows: int, width: int, load: Callable[[int], U8], cache: Cache | None = None
+        self, draws: int, n: int, block: int, *, width: int, load: Callable[[int, int], U8], cache: Cache | None = None
     ) -> None:
-        self.width, self.size = width, rows * width
+        self.n, self.block, self.width, self.size = n, block, width, block * width
         self._load, self._cache = load, cache
-        self._address = np.zeros(count, np.uint64)  # 0: not loaded
-        self._used = np.zeros(count, np.int64)
-        self._kept: dict[int, U8] = {}
+        self._address = np.zeros((draws, -(-n // block)), np.uint64)  # 0: not in memory
+        self._used = np.zeros(self._address.shape, np.int64)  # when, by the cache's count
+        self._kept: dict[tuple[int, int], U8] = {}
         self._lock = cache.lock if cache else threading.RLock()
         if cache:
             cache.join(self)
 
-    def gather(self, chunk_B: I64, row_B: I64) -> U8:
+    def gather(self, draw_B: I64, row_B: I64) -> U8:
         """Rows in the order asked for, uint8 (B, width).
 
         Parameters
         ----------
-        chunk_B, row_B
-            int64 (B,): the chunk of each row, and which of its rows; in range.
+        draw_B, row_B
+            int64 (B,): draw and row of each.
 
         Raises
         ------
+        InputError
+            One of them is out of range.
         ChunkError
             A chunk is missing, truncated or corrupted.
         """
+        out_BW = np.empty((len(row_B), self.width), np.uint8)
         if self._cache is None:
-            if not self._address[chunk_B].all():
-                with self._lock:
-                    self._load_all(np.unique(chunk_B))
-            return self._copied(chunk_B, row_B)
-        with self._lock:
-            needed = np.unique(chunk_B)
-            room = max(1, self._cache.limit // self.size)
-            if len(needed) <= room:
-                self._used[needed] = self._cache.tick()
-                self._load_all(needed)
-                return self._copied(chunk_B, row_B)
-            out_BW = np.empty((len(chunk_B), self.width), np.uint8)
-            for group in np.split(needed, range(room, len(needed), room)):
-                members = np.flatnonzero(np.isin(chunk_B, group))
-                out_BW[members] = self.gather(chunk_B[members], row_B[members])
+            status = gather_rows(self._address, self._used, draw_B, row_B, self.n, self.block, 0, out_BW)
+            if status != DONE:
+                self._complete(status, draw_B, row_B, 0, out_BW)
             return out_BW
+        with self._lock:
+            now = self._cache.tick()
+            status = gather_rows(self._address, self._used, draw_B, row_B, self.n, self.block, now, out_BW)
+            if status != DONE:
+                self._complete(status, draw_B, row_B, now, out_BW)
+        return out_BW
 
-    def oldest(self) -> tuple[float, int]:
-        """When the chunk that was used longest ago was used, and its number; infinity where none is held."""
-        held = np.flatnonzero(self._address)
+    def oldest(self) -> tuple[float, tuple[int, int]]:
+        """When the chunk that was used longest ago was used, and which it is; infinity where none is held."""
+        held = np.argwhere(self._address)
         if not len(held):
-            return float("inf"), -1
-        number = int(held[self._used[held].argmin()])
-        return float(self._used[number]), number
+            return float("inf"), (-1, -1)
+        draw, block = held[self._used[held[:, 0], held[:, 1]].argmin()]
+        return float(self._used[draw, block]), (int(draw), int(block))
 
     def drop_oldest(self) -> None:
         """Give up the chunk that was used longest ago."""
-        _, number = self.oldest()
-        self._address[number] = 0
-        del self._kept[number]
+        _, chunk = self.oldest()
+        self._address[chunk] = 0
+        del self._kept[chunk]
         if self._cache:
             self._cache.held -= self.size
 
-    def _load_all(self, needed: I64) -> None:
-        for number in map(int, needed[self._address[needed] == 0]):
-            if self._cache:
-                self._cache.make_room(self.size)
-            self._kept[number] = self._load(number)
-            self._address[number] = self._kept[number].ctypes.data
-            if self._cache:
-                self._cache.held += self.size
+    def _complete(self, status: int, draw_B: I64, row_B: I64, now: int, out_BW: U8) -> None:
+        """Load what was absent and gather again, or say what is out of range."""
+        if status == OUTSIDE:
+            for what, numbers, count in (("examples", row_B, self.n), ("draws", draw_B, len(self._address))):
+                if numbers.min() < 0 or numbers.max() >= count:
+                    raise InputError(f"expected {what} in 0 … {count - 1}, got {numbers.min()} … {numbers.max()}")
+        chunk_B = draw_B * self._address.shape[1] + row_B // self.block
+        needed = np.unique(chunk_B)
+        room = len(needed) if self._cache is None else max(1, self._cache.limit // self.size)
+        for start in range(0, len(needed), room):  # all at once, unless the cache has no room for them
+            group = needed[start : start + room]
+            self._hold(group, now)
+            members = np.flatnonzero(np.isin(chunk_B, group))
+            part_BW = np.empty((len(members), self.width), np.uint8)
+            gather_rows(self._address, self._used, draw_B[members], row_B[members], self.n, self.block, now, part_BW)
+            out_BW[members] = part_BW
 
-    def _copied(self, chunk_B: I64, row_B: I64) -> U8:
-        offset_B = (row_B * self.width).astype(np.uint64)
-        return gather_rows(self._address[chunk_B] + offset_B, width=self.width)
+    def _hold(self, chunks: I64, now: int) -> None:
+        """Have these chunks in memory; those of the same call that were held for it before may be dropped."""
+        self._used[self._used == now] = now - 1
+        self._used.flat[chunks] = now
+        for chunk in chunks.tolist():
+            draw, block = divmod(chunk, self._address.shape[1])
+            with self._lock:
+                if self._address[draw, block]:
+                    continue
+                if self._cache:
+                    self._cache.make_room(self.size)
+                self._kept[draw, block] = self._load(draw, block)
+                self._address[draw, block] = self._kept[draw, block].ctypes.data
+                if self._cache:
+                    self._cache.held += self.size

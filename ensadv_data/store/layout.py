@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -122,14 +122,13 @@ class Entry:
     architecture: str
     loss: str
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Path of the group in the store."""
         return f"{self.source}/{self.attack}"
 
 
-@dataclass(frozen=True)
-class Planes:
+class Planes(NamedTuple):
     """Packed rows of one entry: directions with an optional mask, or deltas.
 
     Shapes (K, n, ⌈D/8⌉) for a block that is written, (B, ⌈D/8⌉) for rows that were gathered; D instead of

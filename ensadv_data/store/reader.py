@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -41,12 +42,9 @@ class Store:
         self.path, self.header, self.entries = path, header, entries
         self._masked = masked  # keys of the entries that have a mask
         self._cache = cache
-        self._arrays: dict[str, Chunks] = {}
+        self._chunks: dict[str, dict[str, Chunks]] = {}  # by entry's key, then by array
         self._digests = Chunks(
-            header.blocks,
-            rows=header.block,
-            width=8,
-            load=lambda block: self._mapped(f"example_digest/c/{block}", 8),
+            1, header.n, header.block, width=8, load=lambda draw, block: self._mapped(f"example_digest/c/{block}", 8)
         )
 
     def entry(self, key: str) -> Entry:
@@ -86,15 +84,16 @@ class Store:
         ChunkError
             A chunk is missing, truncated or corrupted.
         """
-        if len(rows_B) and not (rows_B.min() >= 0 and rows_B.max() < self.header.n):
-            raise InputError(f"expected examples in 0 … {self.header.n - 1}, got {rows_B.min()} … {rows_B.max()}")
-        if len(draws_B) and not (draws_B.min() >= 0 and draws_B.max() < self.header.draws):
-            raise InputError(f"expected draws in 0 … {self.header.draws - 1}, got {draws_B.min()} … {draws_B.max()}")
-        if entry.kind == "delta":
-            return Planes(delta=self._rows(entry, "delta", draws_B, rows_B).view(np.int8))
-        direction = self._rows(entry, "direction", draws_B, rows_B)
-        nonzero = self._rows(entry, "nonzero", draws_B, rows_B) if self.has_mask(entry) else None
-        return Planes(direction=direction, nonzero=nonzero)
+        key = entry.key
+        chunks = self._chunks[key] if key in self._chunks else self._opened(entry)
+        try:
+            if entry.kind == "delta":
+                return Planes(delta=chunks["delta"].gather(draws_B, rows_B).view(np.int8))
+            direction = chunks["direction"].gather(draws_B, rows_B)
+            nonzero = chunks["nonzero"].gather(draws_B, rows_B) if "nonzero" in chunks else None
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from None
+        return Planes(direction, nonzero)
 
     def check_shape(self, shape: tuple[int, ...], data: str) -> None:
         """Refuse images of another shape (C, H, W) than the store's, by the name of their data set.
@@ -123,7 +122,7 @@ class Store:
         AlignmentError
             The message has index, expected and found digest.
         """
-        expected_N = self._digests.gather(rows_N // self.header.block, rows_N % self.header.block).view("<u8")[:, 0]
+        expected_N = self._digests.gather(np.zeros(len(rows_N), np.int64), rows_N).view("<u8")[:, 0]
         if len(wrong := np.flatnonzero(found_N != expected_N)):
             first, about = wrong[0], self.header
             raise AlignmentError(
@@ -162,28 +161,23 @@ class Store:
             for k in range(self.header.draws):
                 yield f"{entry.key}/{name}/c/{k}/{block}/0"
 
-    def _rows(self, entry: Entry, name: str, draws_B: I64, rows_B: I64) -> U8:
-        header = self.header
-        chunks = self._chunks(entry, name)
-        return chunks.gather(draws_B * header.blocks + rows_B // header.block, rows_B % header.block)
-
-    def _chunks(self, entry: Entry, name: str) -> Chunks:
-        """The chunks of an array of rows: memory-mapped, or decompressed and held for a time."""
-        array = f"{entry.key}/{name}"
-        if array not in self._arrays:
-            header = self.header
-            width = header.d if name == "delta" else row_bytes(header.d)
+    def _opened(self, entry: Entry) -> dict[str, Chunks]:
+        """The arrays of rows of an entry, by name: chunks are memory-mapped, or decompressed and held for a time."""
+        header, opened = self.header, {}
+        names = ["delta"] if entry.kind == "delta" else ["direction", *(["nonzero"] if self.has_mask(entry) else [])]
+        for name in names:
             raw = zstd_level(name, entry.kind, header) is None
+            width = header.d if name == "delta" else row_bytes(header.d)
+            read = self._mapped if raw else self._decompressed
 
-            def load(number: int) -> U8:
-                draw, block = divmod(number, header.blocks)
-                return (self._mapped if raw else self._decompressed)(f"{array}/c/{draw}/{block}/0", width)
+            def load(draw: int, block: int, *, name: str = name, width: int = width, read: Any = read) -> U8:
+                return read(f"{entry.key}/{name}/c/{draw}/{block}/0", width)  # type: ignore[no-any-return]
 
-            cache = None if raw else self._cache
-            self._arrays[array] = Chunks(
-                header.draws * header.blocks, rows=header.block, width=width, load=load, cache=cache
+            opened[name] = Chunks(
+                header.draws, header.n, header.block, width=width, load=load, cache=None if raw else self._cache
             )
-        return self._arrays[array]
+        self._chunks[entry.key] = opened
+        return opened
 
     def _mapped(self, key: str, width: int) -> U8:
         """One chunk as uint8 (S, width), memory-mapped; its size and checksum are checked."""

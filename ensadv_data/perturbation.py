@@ -7,7 +7,8 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ensadv_data import device_codec
 from ensadv_data.attacks.catalogue import noise_of, perturb
-from ensadv_data.attacks.gradient import input_gradients, logits_of
+from ensadv_data.attacks.gradient import input_gradients, labelled_gradients, logits_of
 from ensadv_data.attacks.single import random_step
 from ensadv_data.codec import pack_signs, quantise_deltas, random_bits, row_bytes
 from ensadv_data.errors import ModelError
@@ -28,6 +29,7 @@ from ensadv_data.store import Entry, Planes
 
 __all__ = ["entries_of", "equal_draws", "perturb_block"]
 
+_Packed = tuple[npt.NDArray[Any], ...]  # direction and mask, or deltas
 _FILL_STREAM = 2  # of the coin that replaces zeros; 0 is the random step of the R+ attacks
 
 
@@ -110,19 +112,43 @@ def perturb_block(
         stop = min(start + spec.batch_size, n)
         x = torch.from_numpy(images_NCHW[start:stop]).to(spec.device).float() / 255
         examples = np.arange(first + start, first + stop)
-        logits = logits_of(model.module, x)
-        _check_finite(logits, model, examples, "logits")
-        away = logits.argmax(1) if spec.labels == "predicted" else torch.from_numpy(y_true_N[start:stop]).to(x.device)
-        label = {a.name: logits.argmin(1) if a.least_likely else away for a in spec.attacks}
+        label, made = _labelled(model, x, torch.from_numpy(y_true_N[start:stop]).to(x.device), spec, examples=examples)
         for attack in spec.attacks:
             labels[attack.name][start:stop] = label[attack.name].cpu().numpy()
-        for k in range(spec.draws):
-            for name, planes in _draw(model, x, label, spec, entries, examples=examples, k=k).items():
+        for name, planes in made.items():
+            for array, plane in zip(rows[name], planes, strict=True):
+                array[:, start:stop] = plane
+        for k in range(spec.draws if len(made) < len(spec.attacks) else 0):
+            for name, planes in _draw(model, x, label, spec, entries, examples=examples, k=k, made=set(made)).items():
                 for array, plane in zip(rows[name], planes, strict=True):
                     array[k, start:stop] = plane
     return {
         entries[attack.name].key: _planes(rows[attack.name], labels[attack.name], spec, entries[attack.name], d, first)
         for attack in spec.attacks
+    }
+
+
+def _labelled(
+    model: Model, x: Tensor, y_true: Tensor, spec: PrecomputeSpec, *, examples: npt.NDArray[np.int64]
+) -> tuple[dict[str, Tensor], dict[str, _Packed]]:
+    """The label of every attack, and what one forward pass at the images makes for all draws: what has no chance."""
+    label: dict[str, Tensor] = {}
+
+    def name_labels(logits: Tensor) -> list[Tensor]:
+        _check_finite(logits, model, examples, "logits")
+        away = logits.argmax(1) if spec.labels == "predicted" else y_true
+        label.update({a.name: logits.argmin(1) if a.least_likely else away for a in spec.attacks})
+        return [label[attack.name] for attack in certain]
+
+    certain = [attack for attack in spec.attacks if attack.kind == "sign" and spec.mode == "eval"]
+    if not certain:
+        name_labels(logits_of(model.module, x))
+        return label, {}
+    losses = [attack.with_loss(spec.loss).loss_form for attack in certain]
+    gradients = labelled_gradients(model.module, x, name_labels, losses=losses)
+    return label, {
+        attack.name: _signs(attack, gradient, model, examples)
+        for attack, gradient in zip(certain, gradients, strict=True)
     }
 
 
@@ -135,11 +161,13 @@ def _draw(
     *,
     examples: npt.NDArray[np.int64],
     k: int,
-) -> dict[str, tuple[npt.NDArray[Any], ...]]:
-    """One draw of every attack on one batch, packed: attacks at the same point share one forward pass."""
+    made: Set[str],
+) -> dict[str, _Packed]:
+    """One draw of the attacks that were not ``made`` yet on one batch; those at the same point share a forward pass."""
     dropout = spec.mode == "train"
-    results: dict[str, tuple[npt.NDArray[Any], ...]] = {}
-    points: list[tuple[Tensor, list[AttackSpec]]] = [(x, [a for a in spec.attacks if a.kind == "sign"])]
+    results: dict[str, _Packed] = {}
+    at_x = [attack for attack in spec.attacks if attack.kind == "sign" and attack.name not in made]
+    points: list[tuple[Tensor, list[AttackSpec]]] = [(x, at_x)]
     for attack in spec.attacks:
         noise = noise_of(
             attack,
@@ -169,9 +197,14 @@ def _draw(
                 dropout=dropout,
             )
         for attack, gradient in zip(attacks, gradients, strict=True):
-            _check_finite(gradient, model, examples, "gradient")
-            results[attack.name] = _packed((-gradient if attack.least_likely else gradient).flatten(1))
+            results[attack.name] = _signs(attack, gradient, model, examples)
     return results
+
+
+def _signs(attack: AttackSpec, gradient: Tensor, model: Model, examples: npt.NDArray[np.int64]) -> _Packed:
+    """The direction of an attack, packed."""
+    _check_finite(gradient, model, examples, "gradient")
+    return _packed((-gradient if attack.least_likely else gradient).flatten(1))
 
 
 def _packed(values_ND: Tensor) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
@@ -210,6 +243,8 @@ def _planes(
 
 
 def _check_finite(values: Tensor, model: Model, examples: npt.NDArray[np.int64], what: str) -> None:
+    if math.isfinite(values.sum()):  # one pass over them; what overflows in the sum is looked at one by one
+        return
     finite = torch.isfinite(values).flatten(1).all(dim=1)
     if not finite.all():
         example = int(examples[int((~finite).nonzero()[0])])

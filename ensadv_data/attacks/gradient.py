@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ensadv_data.attacks.loss import LOSSES, checked_logits
 
-__all__ = ["input_gradient", "input_gradients", "least_likely_label", "predicted_label", "steady"]
+__all__ = ["input_gradient", "input_gradients", "labelled_gradients", "least_likely_label", "predicted_label", "steady"]
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def steady(model: nn.Module, *, dropout: bool = False) -> Iterator[None]:
 
 
 def input_gradients(
-    model: nn.Module, x_NCHW: Tensor, labels: list[Tensor], *, losses: list[str], dropout: bool = False
+    model: nn.Module, x_NCHW: Tensor, labels: list[Tensor], *, losses: Sequence[str], dropout: bool = False
 ) -> list[Tensor]:
     """Gradients of several losses from one forward pass, each at the same ``x_NCHW``.
 
@@ -61,10 +61,25 @@ def input_gradients(
     ModelError
         The model's output is not (N, K).
     """
+    return labelled_gradients(model, x_NCHW, lambda logits_NK: labels, losses=losses, dropout=dropout)
+
+
+def labelled_gradients(
+    model: nn.Module,
+    x_NCHW: Tensor,
+    labels_of: Callable[[Tensor], list[Tensor]],
+    *,
+    losses: Sequence[str],
+    dropout: bool = False,
+) -> list[Tensor]:
+    """Gradients whose labels come from the logits of the same forward pass, which ``labels_of`` is given, (N, K).
+
+    Everything else as in :func:`input_gradients`.
+    """
     with steady(model, dropout=dropout), torch.enable_grad():
         x = x_NCHW.detach().requires_grad_(True)
         logits = checked_logits(model(x), n=len(x))
-        gradients = []
+        labels, gradients = labels_of(logits.detach()), []
         for i, (label_N, loss) in enumerate(zip(labels, losses, strict=True)):
             total = LOSSES[loss](logits, label_N).sum()
             gradients.append(torch.autograd.grad(total, x, retain_graph=i + 1 < len(labels))[0])

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from ensadv_data.data import DATASETS, open_data
+from ensadv_data.data import open_data
 from ensadv_data.data.fetch import fetch as fetch_data
-from ensadv_data.dist import check_device
 from ensadv_data.errors import InputError
 from ensadv_data.evaluation.diagnosis import diagnose as diagnose_models
 from ensadv_data.evaluation.run import evaluate as evaluate_models
 from ensadv_data.evaluation.suites import SUITES
 from ensadv_data.evaluation.summary import csv_text, remarks
 from ensadv_data.files import write_atomic, write_json
-from ensadv_data.inspection import describe_model, describe_store, is_store
+from ensadv_data.inspection import compare_stores, describe_model, describe_store, is_store
 from ensadv_data.models import ARCHITECTURES
+from ensadv_data.options import PATH, data_options, device_option, given, named, read_bytes, seed_option
 from ensadv_data.pipeline import StageRun, run_recipe
 from ensadv_data.precompute import precompute_store
 from ensadv_data.recipe import Recipe, find_recipe, packaged_recipe, read_recipe, selected
@@ -36,39 +36,11 @@ from ensadv_data.spec import (
     PrecomputeSpec,
     TrainSpec,
     checked,
-    parse_bytes,
 )
-from ensadv_data.terminal import print_diagnosis, print_result, print_store
+from ensadv_data.terminal import print_diagnosis, print_differences, print_result, print_store
 from ensadv_data.training import train as train_model
 
 __all__ = ["cli"]
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-_PATH = click.Path(path_type=Path)
-
-
-def _data_options(command: F) -> F:
-    for option in (
-        click.option("--limit", type=int, help="Use the first N images only."),
-        click.option("--data-dir", type=str, help="Folder with the data set's files."),
-        click.option("--data", default="mnist-mini", show_default=True, help=f"One of: {', '.join(DATASETS)}."),
-    ):
-        command = option(command)
-    return command
-
-
-def _device(context: click.Context, parameter: click.Parameter, name: str) -> str:
-    check_device(name)
-    return name
-
-
-def _bytes(context: click.Context, parameter: click.Parameter, size: str) -> int:
-    return parse_bytes(size, name=parameter.opts[0].removeprefix("--"))
-
-
-_device_option = click.option("--device", default="cpu", show_default=True, callback=_device, help="cpu or cuda.")
-_seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Names all randomness.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -81,7 +53,7 @@ def cli() -> None:
 
 
 @cli.command(epilog="Example:  ensadv-data demo --out demo")
-@click.option("--out", type=_PATH, default=Path("demo"), show_default=True, help="Folder for everything it makes.")
+@click.option("--out", type=PATH, default=Path("demo"), show_default=True, help="Folder for everything it makes.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Stages at once; one a core unless given.")
 def demo(out: Path, jobs: int | None) -> None:
     """The whole chain on the embedded images, in some minutes: train, precompute, train, evaluate, report."""
@@ -90,7 +62,7 @@ def demo(out: Path, jobs: int | None) -> None:
 
 @cli.command(epilog="Example:  ensadv-data run pipelines/mnist-table8.toml --until table8-D --out table8")
 @click.argument("recipe", type=str)
-@click.option("--out", type=_PATH, help="Folder for everything it makes; the recipe's name unless given.")
+@click.option("--out", type=PATH, help="Folder for everything it makes; the recipe's name unless given.")
 @click.option("--until", help="Only this stage, or all seeds of a table, and what it needs.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Stages at once; one a core unless given.")
 @click.option("--data-dir", type=str, help="Folder with the data set's files.")
@@ -121,7 +93,7 @@ def run(
 
 @cli.command(epilog="Example:  ensadv-data fetch mnist")
 @click.argument("name")
-@click.option("--data-dir", type=_PATH, help="Where to put it, in a folder of its name.")
+@click.option("--data-dir", type=PATH, help="Where to put it, in a folder of its name.")
 @click.option("--mirror", multiple=True, help="A base URL instead of the built-in ones; may be repeated.")
 def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
     """Download the data set NAME from a list of mirrors; every file's SHA-256 is checked."""
@@ -133,12 +105,12 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
     epilog="Examples:  ensadv-data train --architecture C --out c.safetensors  (plain);  add --online step-ll "
     "(adversarial);  add --online step-ll --shards STORE (ensemble adversarial)"
 )
-@_data_options
+@data_options
 @click.option("--architecture", required=True, help=f"One of: {', '.join(ARCHITECTURES)} (Table 5).")
-@click.option("--out", type=_PATH, required=True, help="Weights to write, FILE.safetensors.")
+@click.option("--out", type=PATH, required=True, help="Weights to write, FILE.safetensors.")
 @click.option("--epochs", type=int, default=6, show_default=True)
 @click.option("--batch-size", type=int, default=64, show_default=True)
-@_seed_option
+@seed_option
 @click.option("--optimizer", default="adam", show_default=True, help="adam, or rmsprop with the paper's schedule.")
 @click.option("--learning-rate", type=float, help="0.001 for adam and 0.045 for rmsprop unless given.")
 @click.option("--online", help=f"White-box attack on the model being trained: {', '.join(ATTACKS)}.")
@@ -160,14 +132,18 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
 @click.option(
     "--window", type=int, default=0, show_default=True, help="Shuffle inside windows of W blocks; 0: globally."
 )
-@_device_option
+@device_option
 @click.option("--checkpoint-every", type=click.IntRange(min=1), default=200, show_default=True, help="Steps.")
 @click.option("--log-every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps.")
 @click.option("--prefetch", type=click.IntRange(min=0), default=2, show_default=True, help="Steps to read ahead.")
 @click.option(
-    "--cache-bytes", default="1GiB", show_default=True, callback=_bytes, help="Room for decompressed chunks, as 512MiB."
+    "--cache-bytes",
+    default="1GiB",
+    show_default=True,
+    callback=read_bytes,
+    help="Room for decompressed chunks.",
 )
-@click.option("--tensorboard", type=_PATH, help="Folder for TensorBoard as well.")
+@click.option("--tensorboard", type=PATH, help="Folder for TensorBoard as well.")
 def train(
     data: str,
     data_dir: str | None,
@@ -185,7 +161,7 @@ def train(
 
     --static computes at each step what --shards reads: slower, and what a store is to be compared with.
     """
-    spec = checked(TrainSpec, {**_given(fields), "static": _named(static)}, where="train")
+    spec = checked(TrainSpec, {**given(fields), "static": named(static)}, where="train")
     where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="train")
     dataset = open_data(where, "train")
     made = train_model(
@@ -208,19 +184,19 @@ def train(
     epilog="Example:  ensadv-data precompute --model b=b.safetensors --model c=c.safetensors --attack r-fgsm:alpha=0.1 "
     "--draws 2 --out shards"
 )
-@_data_options
+@data_options
 @click.option("--model", "models", multiple=True, required=True, help="A static model, NAME=REF; may be repeated.")
 @click.option("--attack", "attacks", multiple=True, required=True, help="NAME[:KEY=VALUE,…]; may be repeated.")
-@click.option("--out", type=_PATH, required=True, help="Folder of the store.")
+@click.option("--out", type=PATH, required=True, help="Folder of the store.")
 @click.option("--draws", type=int, default=1, show_default=True, help="Perturbations an example.")
 @click.option("--split", default="train", show_default=True, help="train, or test: for evaluate --shards.")
 @click.option("--labels", default="predicted", show_default=True, help="predicted, or true: for evaluate --shards.")
 @click.option("--mode", default="eval", show_default=True, help="eval, or train: dropout active.")
 @click.option("--zeros", default="keep", show_default=True, help="keep, or fill with a deterministic coin.")
 @click.option("--loss", default="margin", show_default=True, help="margin, or ce for comparison.")
-@_seed_option
+@seed_option
 @click.option("--batch-size", type=int, default=64, show_default=True)
-@_device_option
+@device_option
 @click.option("--workers", type=click.IntRange(min=0), help="Processes here; one a core unless given; 0: this process.")
 @click.option("--scheduler", help="Address of a running dask cluster, tcp://…, instead of --workers.")
 def precompute(
@@ -237,7 +213,7 @@ def precompute(
 
     Ctrl-C at any time; the same command goes on where it stopped.
     """
-    spec = checked(PrecomputeSpec, {**_given(fields), "models": _named(models)}, where="precompute")
+    spec = checked(PrecomputeSpec, {**given(fields), "models": named(models)}, where="precompute")
     where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="precompute")
     outcome = precompute_store(spec, where, out, workers=workers, scheduler=scheduler)
     for note in outcome.notes:
@@ -255,7 +231,7 @@ def precompute(
     epilog="Example:  ensadv-data evaluate --target ens=ens.safetensors --source holdout=b2.safetensors --suite paper "
     "--out result.json"
 )
-@_data_options
+@data_options
 @click.option("--target", "targets", multiple=True, required=True, help="[NAME=]REF; may be repeated.")
 @click.option("--source", "sources", multiple=True, help="Where attacks are transferred from, [NAME=]REF.")
 @click.option("--shards", multiple=True, help="A store of the test images: its sources' attacks are read from it.")
@@ -263,15 +239,15 @@ def precompute(
     "--suite", default="paper", show_default=True, help="; ".join(f"{k}: {v.about}" for k, v in SUITES.items())
 )
 @click.option("--epsilon", default="0.3", show_default=True, help="L∞ radius, 0.3 or 16/255.")
-@_seed_option
+@seed_option
 @click.option("--batch-size", type=int, default=250, show_default=True)
-@_device_option
+@device_option
 @click.option("--loss", default="margin", show_default=True, help="Of attacks that name none: margin, or ce.")
 @click.option("--shift", help="Move the images before they are attacked: rotate=DEGREES,flip=PIXELS (App. C.1).")
 @click.option("--pictures", type=int, default=0, help="Keep the first N images, at most 64, before and after attacks.")
 @click.option("--matrix", is_flag=True, help="Print every attack and source too; * marks the strongest and its ties.")
-@click.option("--csv", type=_PATH, help="Attack × target to write: accuracies, their mean and their worst.")
-@click.option("--out", type=_PATH, help="JSON to write.")
+@click.option("--csv", type=PATH, help="Attack × target to write: accuracies, their mean and their worst.")
+@click.option("--out", type=PATH, help="JSON to write.")
 def evaluate(
     data: str,
     data_dir: str | None,
@@ -284,11 +260,11 @@ def evaluate(
     **fields: Any,
 ) -> None:
     """Measure targets on test images: clean, white-box, and under attacks transferred from sources."""
-    spec = checked(EvaluateSpec, {**_given(fields), "images": limit}, where="evaluate")
+    spec = checked(EvaluateSpec, {**given(fields), "images": limit}, where="evaluate")
     if spec.pictures and out is None:
         raise InputError("--pictures: expected --out FILE beside it, which keeps them for the report, got none")
     where = checked(DataSpec, {"data": data, "data_dir": data_dir}, where="evaluate")
-    result = evaluate_models(spec, where, targets=_named(targets), sources=_named(sources)).to_json()
+    result = evaluate_models(spec, where, targets=named(targets), sources=named(sources)).to_json()
     for note in remarks(result):
         click.echo(f"note: {note}", err=True)
     print_result(result, matrix=matrix)  # first: it is not lost when the file cannot be written
@@ -302,7 +278,7 @@ def evaluate(
     epilog="Examples:  ensadv-data diagnose --model adv=adv.safetensors --model ens=ens.safetensors --out found.json;  "
     "add --measure cone --points 100 for one measure;  --measure discrepancy needs --static and --holdout as well"
 )
-@_data_options
+@data_options
 @click.option("--model", "models", multiple=True, required=True, help="What is measured, [NAME=]REF; may be repeated.")
 @click.option("--measure", "measures", multiple=True, help=f"{', '.join(MEASURES)}; all but the last unless given.")
 @click.option("--other", "others", multiple=True, help="MODEL=REF: its signed gradient is a loss surface's other axis.")
@@ -316,10 +292,10 @@ def evaluate(
 @click.option("--points", type=int, default=500, show_default=True, help="Correctly classified images of the cone.")
 @click.option("--example", "examples", type=int, multiple=True, help="Image with a loss surface; 0 unless given.")
 @click.option("--resolution", type=int, default=41, show_default=True, help="Points of a surface's side.")
-@_seed_option
+@seed_option
 @click.option("--batch-size", type=int, default=250, show_default=True)
-@_device_option
-@click.option("--out", type=_PATH, help="JSON to write.")
+@device_option
+@click.option("--out", type=PATH, help="JSON to write.")
 def diagnose(
     data: str,
     data_dir: str | None,
@@ -335,11 +311,11 @@ def diagnose(
 
     --limit is the number of test images, 1000 unless given.
     """
-    given = {name: value for name, value in _given(fields).items() if value != ()}
-    spec = checked(DiagnoseSpec, given if limit is None else {**given, "images": limit}, where="diagnose")
+    asked = {name: value for name, value in given(fields).items() if value != ()}
+    spec = checked(DiagnoseSpec, asked if limit is None else {**asked, "images": limit}, where="diagnose")
     where = checked(DataSpec, {"data": data, "data_dir": data_dir}, where="diagnose")
     found = diagnose_models(
-        spec, where, models=_named(models), others=_named(others), static=_named(static), holdouts=_named(holdouts)
+        spec, where, models=named(models), others=named(others), static=named(static), holdouts=named(holdouts)
     ).to_json()
     print_diagnosis(found)
     if out is not None:
@@ -347,10 +323,18 @@ def diagnose(
 
 
 @cli.command(epilog="Example:  ensadv-data inspect shards")
-@click.argument("path", type=_PATH)
+@click.argument("path", type=PATH)
+@click.option("--against", type=PATH, help="Another store of the same images: how its directions differ.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(path: Path, as_json: bool) -> None:
+def inspect(path: Path, against: Path | None, as_json: bool) -> None:
     """Show what a store or a weights file holds."""
+    if against is not None:
+        found = compare_stores(path, against)
+        if as_json:
+            click.echo(json.dumps([asdict(row) for row in found], indent=1))
+        else:
+            print_differences(found)
+        return
     if not is_store(path):
         click.echo(json.dumps(describe_model(path), indent=1))
         return
@@ -364,12 +348,12 @@ def inspect(path: Path, as_json: bool) -> None:
 @cli.command(
     epilog="Example:  ensadv-data report --result result.json --log ens.jsonl --store shards --out report.html"
 )
-@click.option("--result", "results", multiple=True, type=_PATH, help="JSON of evaluate or diagnose; may be repeated.")
-@click.option("--log", "logs", multiple=True, type=_PATH, help="JSON lines of train; may be repeated.")
-@click.option("--store", "stores", multiple=True, type=_PATH, help="A store to picture; may be repeated.")
-@_data_options
+@click.option("--result", "results", multiple=True, type=PATH, help="JSON of evaluate or diagnose; may be repeated.")
+@click.option("--log", "logs", multiple=True, type=PATH, help="JSON lines of train; may be repeated.")
+@click.option("--store", "stores", multiple=True, type=PATH, help="A store to picture; may be repeated.")
+@data_options
 @click.option("--title", default="ensadv-data", show_default=True)
-@click.option("--out", type=_PATH, required=True, help="HTML to write.")
+@click.option("--out", type=PATH, required=True, help="HTML to write.")
 def report(
     results: tuple[Path, ...],
     logs: tuple[Path, ...],
@@ -400,21 +384,3 @@ def _run(recipe: Recipe, out: Path, *, until: str | None, jobs: int | None) -> N
 
 def _of_kind(runs: Sequence[StageRun], kind: str) -> list[StageRun]:
     return [made for made in runs if made.stage.kind == kind]
-
-
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that have a value; the spec knows the defaults of the others."""
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _named(pairs: Sequence[str]) -> dict[str, str]:
-    """``NAME=REF`` or ``REF`` → {name: reference}; a bare reference is named after its file."""
-    names: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, reference = pair.partition("=")
-        if not equals or ":" in name or "/" in name or "," in name:
-            name, reference = Path(pair).stem, pair
-        if name in names:
-            raise InputError(f"expected a name of its own for each model, got {name!r} twice; use NAME=REF")
-        names[name] = reference
-    return names

@@ -1,4 +1,4 @@
-"""What a store or a model file holds, without computing anything."""
+"""What a store or a model file holds, and what two stores do not have in common; no model computes anything."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ensadv_data.errors import InputError
 from ensadv_data.manifest import read_manifest
 from ensadv_data.models import read_metadata
-from ensadv_data.store import Store, open_store
+from ensadv_data.store import Entry, Store, open_store
 
-__all__ = ["EntrySummary", "StoreSummary", "describe_model", "describe_store"]
+__all__ = [
+    "EntryDifference",
+    "EntrySummary",
+    "StoreSummary",
+    "compare_stores",
+    "describe_model",
+    "describe_store",
+]
 
 _EPSILON = {
     "sign": "any epsilon",
@@ -88,6 +97,61 @@ def describe_store(path: Path) -> StoreSummary:
         bits_per_value=sum(row.bits_per_value for row in entries) / len(entries),
         entries=entries,
     )
+
+
+@dataclass(frozen=True)
+class EntryDifference:
+    """How the same source and attack differ in two stores, as shares of their values in [0, 1]."""
+
+    key: str  # SOURCE/ATTACK
+    draws: int  # that were compared
+    opposite: float  # +1 in one and −1 in the other; of deltas: values that differ at all
+    zero_here: float  # zero in the first only
+    zero_there: float  # zero in the second only
+
+
+def compare_stores(path: Path, other: Path) -> tuple[EntryDifference, ...]:
+    """Compare what two stores of the same images have under the same names, draw by draw.
+
+    Raises
+    ------
+    InputError
+        The stores are of other images, or have no source and attack in common.
+    ChunkError
+        A chunk is missing, truncated or corrupted.
+    """
+    here, there = open_store(path), open_store(other)
+    if (here.header.data_digest, here.header.n) != (there.header.data_digest, there.header.n):
+        raise InputError(
+            f"{other}: expected a store of the {here.header.n} images of {path}, found {there.header.n} of "
+            f"{there.header.data}, or other ones"
+        )
+    common = [(entry, twin) for entry in here.entries for twin in there.entries if entry.key == twin.key]
+    common = [(entry, twin) for entry, twin in common if (entry.kind == "delta") == (twin.kind == "delta")]
+    if not common:
+        raise InputError(
+            f"{other}: expected a source and attack of {path}, which has {', '.join(e.key for e in here.entries)}; "
+            f"found {', '.join(e.key for e in there.entries)}"
+        )
+    draws = min(here.header.draws, there.header.draws)
+    return tuple(_difference(here, entry, there, twin, draws) for entry, twin in common)
+
+
+def _difference(here: Store, entry: Entry, there: Store, twin: Entry, draws: int) -> EntryDifference:
+    header, counts = here.header, np.zeros(3, np.int64)
+    full = np.packbits(np.ones(header.d, bool), bitorder="little")
+    for draw in range(draws):
+        for start in range(0, header.n, header.block):
+            rows = np.arange(start, min(start + header.block, header.n))
+            one, two = (store.gather(e, np.full(len(rows), draw), rows) for store, e in ((here, entry), (there, twin)))
+            if one.delta is not None:
+                counts[0] += np.count_nonzero(one.delta != two.delta)
+                continue
+            some, others = (full if planes.nonzero is None else planes.nonzero for planes in (one, two))
+            opposite = (one.direction ^ two.direction) & some & others  # type: ignore[operator]
+            counts += [int(np.bitwise_count(bits).sum()) for bits in (opposite, ~some & others, some & ~others)]
+    shares = counts / (draws * header.n * header.d)
+    return EntryDifference(entry.key, draws, *shares.tolist())
 
 
 def describe_model(path: Path) -> dict[str, Any]:

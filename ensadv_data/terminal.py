@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ensadv_data.evaluation.summary import matrix_rows, rate_text, summary_rows
-from ensadv_data.inspection import StoreSummary
+from ensadv_data.inspection import EntryDifference, StoreSummary
 
-__all__ = ["print_diagnosis", "print_result", "print_store"]
+__all__ = ["print_diagnosis", "print_differences", "print_result", "print_store"]
 
 
 def print_result(result: Mapping[str, Any], *, matrix: bool = False) -> None:
@@ -58,6 +58,13 @@ def print_store(summary: StoreSummary) -> None:
         for row in summary.entries
     ]
     _print_table("", columns, rows)
+
+
+def print_differences(found: Sequence[EntryDifference]) -> None:
+    """How two stores differ, in % of their values."""
+    shares = ([f"{100 * share:.4g}%" for share in (row.opposite, row.zero_here, row.zero_there)] for row in found)
+    rows = [[row.key, str(row.draws), *cells] for row, cells in zip(found, shares, strict=True)]
+    _print_table("", ["source/attack", "draws", "differ in sign", "zero here only", "zero there only"], rows)
 
 
 def print_diagnosis(result: Mapping[str, Any]) -> None:

@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "online",
         "report",
     ),
-    ("precompute", "training", "recipe", "terminal"),
+    ("precompute", "training", "recipe", "terminal", "options"),
     ("pipeline",),
     ("cli",),
     ("__main__",),
@@ -60,7 +60,7 @@ DOORS = {
 }
 
 HOMES: Mapping[str, tuple[str, ...]] = {
-    "click": ("cli", "__main__"),
+    "click": ("cli", "options", "__main__"),
     "dask": ("precompute",),
     "distributed": ("precompute",),
     "google_crc32c": ("store",),

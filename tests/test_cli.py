@@ -203,6 +203,19 @@ def test_inspect_shows_a_store(command, made):
     assert summary["entries"][0]["source_digest"] == read_metadata(made / "a.safetensors")["digest"]
 
 
+def test_inspect_compares_two_stores(command, refused, made, tmp_path):
+    words = ("precompute", "--model", f"a={made / 'a.safetensors'}", "--limit", "100", "--workers", "0")
+    assert command(*words, "--attack", "fgsm", "--loss", "ce", "--out", tmp_path / "ce").code == 0
+    assert command(*words, "--attack", "fgsm", "--out", tmp_path / "margin").code == 0
+    compared = ("inspect", tmp_path / "margin", "--against", tmp_path / "ce")
+    (row,) = json.loads(command(*compared, "--json").out)
+    assert row["key"] == "a/fgsm"
+    assert 0 <= row["opposite"] < 0.5
+    shown = command(*compared)
+    assert f"{100 * row['opposite']:.4g}%" in shown.out
+    assert "expected a store at" in refused(3, "inspect", tmp_path / "margin", "--against", tmp_path / "nowhere")
+
+
 def test_inspect_shows_a_model(command, made):
     for words in ((), ("--json",)):
         about = json.loads(command("inspect", made / "a.safetensors", *words).out)

@@ -60,7 +60,7 @@ REVIEWED = {
         "--out": None,
     },
     "fetch": {"NAME": REQUIRED, "--data-dir": None, "--mirror": MANY},
-    "inspect": {"PATH": REQUIRED, "--json": False},
+    "inspect": {"PATH": REQUIRED, "--against": None, "--json": False},
     "precompute": {
         **DATA,
         "--model": REQUIRED,

@@ -10,12 +10,13 @@ import pytest
 
 from ensadv_data.data import open_dataset
 from ensadv_data.errors import ChunkError, InputError, IntegrityError, ModelError
-from ensadv_data.inspection import describe_model, describe_store, is_store
+from ensadv_data.inspection import compare_stores, describe_model, describe_store, is_store
 from ensadv_data.manifest import read_manifest
 from ensadv_data.models import build_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import open_store
+from test_store import make_images, make_store
 
 IMAGES, VALUES = 100, 784
 
@@ -150,3 +151,36 @@ def test_folders_are_stores_and_files_are_models(made, tmp_path):
     assert not is_store(made[0] / "c.safetensors")
     with pytest.raises(InputError, match="found nothing"):
         is_store(tmp_path / "nothing")
+
+
+# Two stores
+
+
+def test_two_stores_are_compared_value_by_value(tmp_path, without_fsync):
+    data, keys = make_images(45), ("m/fgsm", "m/r-fgsm", "m/pgd")
+    here = make_store(tmp_path / "a", data, keys, draws=3, zeros=True, seed=1)
+    there = make_store(tmp_path / "b", data, (*keys, "n/fgsm"), draws=2, zeros=True, seed=2)
+    found = {row.key: row for row in compare_stores(tmp_path / "a", tmp_path / "b")}
+    assert list(found) == list(keys)
+    for key in keys:
+        one, two = here[key][:2], there[key]
+        assert found[key].draws == 2
+        if key == "m/pgd":
+            assert found[key].opposite == (one != two).mean()
+            assert (found[key].zero_here, found[key].zero_there) == (0, 0)
+        else:
+            assert found[key].opposite == pytest.approx((one * two < 0).mean())
+            assert found[key].zero_here == pytest.approx(((one == 0) & (two != 0)).mean())
+            assert found[key].zero_there == pytest.approx(((one != 0) & (two == 0)).mean())
+    assert all(row.opposite == row.zero_here == row.zero_there == 0 for row in compare_stores(*2 * [tmp_path / "a"]))
+
+
+def test_stores_that_cannot_be_compared_are_refused(tmp_path, without_fsync):
+    data = make_images(20)
+    make_store(tmp_path / "a", data, ("m/fgsm",))
+    make_store(tmp_path / "b", data, ("m/r-fgsm",))
+    make_store(tmp_path / "c", make_images(20, seed=1), ("m/fgsm",))
+    with pytest.raises(InputError, match=r"expected a source and attack of .*a, which has m/fgsm; found m/r-fgsm"):
+        compare_stores(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(InputError, match=r"c: expected a store of the 20 images of .*a, found 20"):
+        compare_stores(tmp_path / "a", tmp_path / "c")

@@ -18,12 +18,15 @@ import resource
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import tables
 from judging import table
 from measured import Json, Results
+
+from ensadv_data.inspection import compare_stores
 
 HERE = Path(__file__).parent
 # Evaluations of images that were changed first (Appendix C.1).
@@ -50,6 +53,10 @@ def collect(run: Path, into: Path) -> None:
             )
     for name, result in found.items():
         (into / name).write_text(json.dumps(thin(result), indent=1) + "\n")
+    rounded = [run / "shards" / name for name in ("three-BCD", "stepped4-BCD-ce")]
+    if all((store / "manifest.json").exists() for store in rounded):
+        rows = {row.key.partition("/")[0]: asdict(row) for row in compare_stores(*rounded)}
+        (into / "rounding-stores.json").write_text(json.dumps({"stores": rows}, indent=1) + "\n")
     about = into / "run.json"
     told: dict[str, Any] = json.loads(about.read_text()) if about.exists() else {"seconds": {}}
     for path in sorted((run / "state").glob("*.json")):
@@ -98,6 +105,7 @@ def page(results: Results, paper: Json) -> str:
         "draws": tables.draws(results),
         "compared": tables.compared(results),
         "repeated": tables.repeated(results),
+        "rounded_stores": tables.rounded_stores(results),
         "rounding": tables.rounding(results),
         "rounded_figures": tables.rounded_figures(results, paper),
         "rounding_trained": tables.trained_on_rounded(results),

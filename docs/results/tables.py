@@ -230,6 +230,13 @@ def rounded_figures(results: Results, paper: Json) -> str:
     return table(("net", "figure", "paper", "by `ce`", "by `margin`", "difference"), rows)
 
 
+def rounded_stores(results: Results) -> str:
+    """How static perturbations from cross-entropy differ from those from the margin form."""
+    found = results.files.get("rounding-stores", {}).get("stores", {})
+    rows = ((name, percent(row["opposite"], 2), percent(row["zero_there"], 6)) for name, row in found.items())
+    return table(("source", "signs opposite", "zero by `ce` only"), rows)
+
+
 def trained_on_rounded(results: Results) -> str:
     """What becomes of a model that is trained on static perturbations computed from cross-entropy."""
     rows = []

@@ -1,0 +1,63 @@
+"""Options that commands share, and how the words of options become fields of a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ensadv_data.data import DATASETS
+from ensadv_data.dist import check_device
+from ensadv_data.errors import InputError
+from ensadv_data.spec import parse_bytes
+
+__all__ = ["PATH", "data_options", "device_option", "given", "named", "read_bytes", "seed_option"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+
+
+def data_options(command: F) -> F:
+    """Which images: --data, --data-dir and --limit."""
+    for option in (
+        click.option("--limit", type=int, help="Use the first N images only."),
+        click.option("--data-dir", type=str, help="Folder with the data set's files."),
+        click.option("--data", default="mnist-mini", show_default=True, help=f"One of: {', '.join(DATASETS)}."),
+    ):
+        command = option(command)
+    return command
+
+
+def _device(context: click.Context, parameter: click.Parameter, name: str) -> str:
+    check_device(name)
+    return name
+
+
+def read_bytes(context: click.Context, parameter: click.Parameter, size: str) -> int:
+    """A size in bytes, with a unit or without."""
+    return parse_bytes(size, name=parameter.opts[0].removeprefix("--"))
+
+
+device_option = click.option("--device", default="cpu", show_default=True, callback=_device, help="cpu or cuda.")
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Names all randomness.")
+
+
+def given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that have a value; the spec knows the defaults of the others."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def named(pairs: Sequence[str]) -> dict[str, str]:
+    """``NAME=REF`` or ``REF`` → {name: reference}; a bare reference is named after its file."""
+    names: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, reference = pair.partition("=")
+        if not equals or ":" in name or "/" in name or "," in name:
+            name, reference = Path(pair).stem, pair
+        if name in names:
+            raise InputError(f"expected a name of its own for each model, got {name!r} twice; use NAME=REF")
+        names[name] = reference
+    return names

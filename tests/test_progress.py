@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from rich.progress import Progress
@@ -77,6 +78,14 @@ def test_a_thread_of_a_worker_has_nothing_to_note():
     assert seen == [(False, True)]
 
 
+@pytest.fixture
+def _hearing() -> Iterator[None]:
+    """Ctrl-C raises here, even where a shell started the tests in its background, which makes them deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Deaf:
     """Meets Ctrl-C where Python drops what it raises: in its finalizer."""
 
@@ -91,6 +100,7 @@ class Deaf:
             raise
 
 
+@pytest.mark.usefixtures("_hearing")
 def test_ctrl_c_in_finalizers_is_sent_until_something_can_be_stopped():
     met: list[str] = []
 

@@ -1,0 +1,161 @@
+"""Whether memory and speed stay what they are as the data grows: precompute and training over N made-up examples.
+
+    python benchmarks/growth.py [--examples 10000,100000,1000000] [--steps 300] [--json FILE]
+
+Images of 784 bytes are functions of their index, so that they take no memory, and the model is linear: what grows is
+ours. Each N in processes of its own: precompute over all of it, then --steps training steps with rows in random order.
+Memory is anonymous memory (RssAnon) at its most, less what the process had before its work: the pages of memory-mapped
+chunks are the system's to take back, and are not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from paired import arguments_of, report
+from torch import nn
+
+import ensadv_data.precompute
+from ensadv_data.codec import random_bits
+from ensadv_data.data import digest_examples, digest_of
+from ensadv_data.memory import keep_freed_memory
+from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec
+from ensadv_data.training import TrainingRun
+
+PIXELS = 784
+
+
+class MadeUp:
+    """Random images that are a function of their index; nothing of them is kept."""
+
+    name, split, shape, classes = "made-up", "train", (1, 28, 28), 10
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels."""
+        bits = random_bits(1, np.zeros_like(indices), indices, d=8 * PIXELS)
+        return bits.reshape(-1, *self.shape), indices % self.classes
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of them all, a part at a time."""
+        starts = range(0, self.n, 4096)
+        return digest_of(*(digest_examples(self.read(np.arange(s, min(s + 4096, self.n)))[0]) for s in starts))
+
+
+def linear() -> nn.Module:
+    """The static model, as ``python:growth:linear``."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 10))
+
+
+def anonymous() -> int:
+    """Bytes of anonymous memory of this process."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")))
+
+
+def watched(work: Callable[[], object]) -> tuple[float, int]:
+    """Seconds of a work, and the most anonymous bytes while it ran, less those before."""
+    before = most = anonymous()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.02):
+            most = max(most, anonymous())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    began = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - began
+    done.set()
+    watcher.join()
+    return seconds, most - before
+
+
+def precomputed(n: int, folder: Path) -> dict[str, float]:
+    """Precompute over n examples, in this process."""
+    os.environ["ENSADV_QUIET"] = "1"
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    ensadv_data.precompute.open_data = lambda spec, split: MadeUp(spec.limit)  # type: ignore[assignment, return-value]
+    spec = PrecomputeSpec(models={"m": "python:growth:linear"}, attacks=("r-fgsm:alpha=0.1",), batch_size=512)
+    where = DataSpec(data="made-up", limit=n)
+    small = DataSpec(data="made-up", limit=1024)
+    ensadv_data.precompute.precompute_store(spec, small, folder / "warm", workers=0)
+    seconds, grown = watched(lambda: ensadv_data.precompute.precompute_store(spec, where, folder / "store", workers=0))
+    return {"images_a_second": round(n / seconds), "bytes": grown}
+
+
+def trained(n: int, folder: Path, steps: int) -> dict[str, float]:
+    """Some training steps over n examples, from the store."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+    def run(store: str, count: int, examples: int) -> TrainingRun:
+        spec = TrainSpec(architecture="D", shards=(str(folder / store),), epsilon=0.3)
+        run = TrainingRun(spec, MadeUp(examples), folder / "m.safetensors")  # type: ignore[arg-type]
+        for number in range(count):
+            run.step(number, run.prepare(number))
+        return run
+
+    run("warm", 10, 1024)
+    started, grown = watched(lambda: kept.append(run("store", 1, n)))
+    seconds, more = watched(lambda: [kept[0].step(k, kept[0].prepare(k)) for k in range(1, steps)])
+    return {
+        "steps_a_second": round((steps - 1) / seconds, 1),
+        "seconds_to_start": round(started, 2),
+        "bytes": grown + max(0, more),
+    }
+
+
+kept: list[TrainingRun] = []
+
+
+def main() -> None:
+    """Measure, print, and write what was asked for."""
+    arguments = arguments_of(
+        __doc__,
+        examples={"default": "10000,100000,1000000"},
+        steps={"type": int, "default": 300, "help": "training steps"},
+    )
+    found: dict[str, Any] = {}
+    sizes = [int(text) for text in arguments.examples.split(",")]
+    for n in sizes:
+        with tempfile.TemporaryDirectory() as name:
+            parts = {}
+            for what, work, rest in (("precompute", precomputed, ()), ("train", trained, (arguments.steps,))):
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+                    parts[what] = process.submit(work, n, Path(name), *rest).result()
+            found[str(n)] = parts
+            print(n, json.dumps(parts), flush=True)
+    first, last = sizes[0], sizes[-1]
+    slopes = {
+        what: round((found[str(last)][what]["bytes"] - found[str(first)][what]["bytes"]) / max(1, last - first), 2)
+        for what in ("precompute", "train")
+    }
+    report(arguments, {"threads": 1, "n": found, "bytes_an_example": slopes})
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,8 @@ OUT = FOLDER.parent / "runs" / "bench"
 COMMANDS = [
     ["step.py", "--architecture", "C", "--json", str(OUT / "step-C.json"), "--figure", str(OUT / "step-C.svg")],
     ["step.py", "--architecture", "D", "--repeats", "40", "--json", str(OUT / "step-D.json")],
+    ["apply.py", "--json", str(OUT / "apply.json")],
+    ["precompute.py", "--architecture", "D", "--json", str(OUT / "precompute-D.json")],
     ["memory.py", "--architecture", "C", "--json", str(OUT / "memory-C.json")],
 ]
 

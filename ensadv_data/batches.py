@@ -34,9 +34,8 @@ class Batch:
     images: npt.NDArray[np.uint8]  # (B, C, H, W)
     labels: I64  # (B,)
     adversarial: int
-    static: tuple[
-        tuple[Part, F32 | Sequence[Move] | None], ...
-    ]  # as the images (P, C, H, W), or packed; None: computed
+    # for each source: adversarial images (P, C, H, W), or what makes them, packed; None: a model computes them
+    static: tuple[tuple[Part, F32 | Sequence[Move] | None], ...]
 
 
 @dataclass(frozen=True)
@@ -165,10 +164,10 @@ class Batches:
         """Each image is compared the first time that it is read."""
         if not self._stores:
             return
-        new = indices[~self._proved[indices]]
-        if not len(new):
+        unseen = ~self._proved[indices]
+        if not unseen.any():
             return
-        found = digest_examples(images[~self._proved[indices]])
+        new, found = indices[unseen], digest_examples(images[unseen])
         for store in self._stores:
             store.prove(found, new)
         self._proved[new] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from ensadv_data.errors import InputError
 from ensadv_data.manifest import read_manifest
 from ensadv_data.models import read_metadata
+from ensadv_data.progress import progress_bar
 from ensadv_data.store import Entry, Store, open_store
 
 __all__ = [
@@ -134,14 +136,18 @@ def compare_stores(path: Path, other: Path) -> tuple[EntryDifference, ...]:
             f"found {', '.join(e.key for e in there.entries)}"
         )
     draws = min(here.header.draws, there.header.draws)
-    return tuple(_difference(here, entry, there, twin, draws) for entry, twin in common)
+    with progress_bar("compare", total=len(common) * draws * here.header.blocks, unit="blocks") as advance:
+        return tuple(_difference(here, entry, there, twin, draws, advance) for entry, twin in common)
 
 
-def _difference(here: Store, entry: Entry, there: Store, twin: Entry, draws: int) -> EntryDifference:
+def _difference(
+    here: Store, entry: Entry, there: Store, twin: Entry, draws: int, advance: Callable[[int], None]
+) -> EntryDifference:
     header, counts = here.header, np.zeros(3, np.int64)
     full = np.packbits(np.ones(header.d, bool), bitorder="little")
     for draw in range(draws):
         for start in range(0, header.n, header.block):
+            advance(1)
             rows = np.arange(start, min(start + header.block, header.n))
             one, two = (store.gather(e, np.full(len(rows), draw), rows) for store, e in ((here, entry), (there, twin)))
             if one.delta is not None:

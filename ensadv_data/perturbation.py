@@ -8,7 +8,7 @@ same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,7 +119,7 @@ def perturb_block(
             for array, plane in zip(rows[name], planes, strict=True):
                 array[:, start:stop] = plane
         for k in range(spec.draws if len(made) < len(spec.attacks) else 0):
-            for name, planes in _draw(model, x, label, spec, entries, examples=examples, k=k, made=set(made)).items():
+            for name, planes in _draw(model, x, label, spec, entries, examples=examples, k=k).items():
                 for array, plane in zip(rows[name], planes, strict=True):
                     array[k, start:stop] = plane
     return {
@@ -161,12 +161,11 @@ def _draw(
     *,
     examples: npt.NDArray[np.int64],
     k: int,
-    made: Set[str],
 ) -> dict[str, _Packed]:
-    """One draw of the attacks that were not ``made`` yet on one batch; those at the same point share a forward pass."""
+    """One draw of the attacks that chance has a part in, on one batch; those at the same point share a forward pass."""
     dropout = spec.mode == "train"
     results: dict[str, _Packed] = {}
-    at_x = [attack for attack in spec.attacks if attack.kind == "sign" and attack.name not in made]
+    at_x = [attack for attack in spec.attacks if attack.kind == "sign" and dropout]  # else _labelled made them
     points: list[tuple[Tensor, list[AttackSpec]]] = [(x, at_x)]
     for attack in spec.attacks:
         noise = noise_of(

@@ -149,9 +149,13 @@ class Store:
         ChunkError
             A chunk is missing.
         """
-        names = ["label", *(["delta"] if entry.kind == "delta" else ["direction"])]
-        names += ["nonzero"] if self.has_mask(entry) else []
+        names = ("label", *self._row_arrays(entry))
         return {name: sum(self._size(key) for key in self._chunk_keys(entry, name)) for name in names}
+
+    def _row_arrays(self, entry: Entry) -> tuple[str, ...]:
+        if entry.kind == "delta":
+            return ("delta",)
+        return ("direction", "nonzero") if self.has_mask(entry) else ("direction",)
 
     def _chunk_keys(self, entry: Entry, name: str) -> Iterator[str]:
         for block in range(self.header.blocks):
@@ -164,8 +168,7 @@ class Store:
     def _opened(self, entry: Entry) -> dict[str, Chunks]:
         """The arrays of rows of an entry, by name: chunks are memory-mapped, or decompressed and held for a time."""
         header, opened = self.header, {}
-        names = ["delta"] if entry.kind == "delta" else ["direction", *(["nonzero"] if self.has_mask(entry) else [])]
-        for name in names:
+        for name in self._row_arrays(entry):
             raw = zstd_level(name, entry.kind, header) is None
             width = header.d if name == "delta" else row_bytes(header.d)
             read = self._mapped if raw else self._decompressed

@@ -188,7 +188,9 @@ def train(
 @click.option("--model", "models", multiple=True, required=True, help="A static model, NAME=REF; may be repeated.")
 @click.option("--attack", "attacks", multiple=True, required=True, help="NAME[:KEY=VALUE,…]; may be repeated.")
 @click.option("--out", type=PATH, required=True, help="Folder of the store.")
-@click.option("--draws", type=int, default=1, show_default=True, help="Perturbations an example.")
+@click.option(
+    "--draws", type=int, help="Perturbations an example; unless given, 4 for training with R+, PGD or dropout, else 1."
+)
 @click.option("--split", default="train", show_default=True, help="train, or test: for evaluate --shards.")
 @click.option("--labels", default="predicted", show_default=True, help="predicted, or true: for evaluate --shards.")
 @click.option("--mode", default="eval", show_default=True, help="eval, or train: dropout active.")

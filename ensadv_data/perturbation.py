@@ -59,7 +59,7 @@ def equal_draws(spec: PrecomputeSpec, model: Model) -> Iterator[str]:
         return
     for attack in spec.attacks:
         has_dropout = attack.kind == "sign" and spec.mode == "train" and drops  # iterative attacks never use it
-        if attack.kind != "rsign" and attack.name != "pgd" and not has_dropout:
+        if not attack.is_random and not has_dropout:
             yield (
                 f"{model.name}/{attack.name}: all {spec.draws} draws are equal, since nothing in this source is "
                 "random; use --draws 1, an R+ attack, or --mode train with a source that has dropout"

@@ -77,6 +77,11 @@ class AttackSpec(Spec):
         return 0.05 if self.epsilon > 0.1 else self.epsilon / 2
 
     @property
+    def is_random(self) -> bool:
+        """Whether its perturbations differ from draw to draw without any dropout."""
+        return self.kind == "rsign" or self.name == "pgd"
+
+    @property
     def iterations(self) -> tuple[int, float]:
         """Number of steps, and the size of one."""
         if self.name == "pgd":

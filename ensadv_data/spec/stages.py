@@ -117,6 +117,13 @@ class TrainSpec(Spec):
         return self
 
 
+def _usual_draws(fields: dict[str, Any]) -> int:
+    """K: 4 for training where chance has a part in every attack, as docs/results found good; else 1."""
+    attacks, mode = fields.get("attacks", ()), fields.get("mode")
+    is_random = all(attack.is_random or (attack.kind == "sign" and mode == "train") for attack in attacks)
+    return 4 if is_random and fields.get("split") == "train" else 1
+
+
 class PrecomputeSpec(Spec):
     """One store: static models × attacks × draws over a whole split, for training; or, with true labels, evaluation."""
 
@@ -124,10 +131,10 @@ class PrecomputeSpec(Spec):
 
     models: dict[str, str]
     attacks: tuple[Attack, ...] = Field(strict=False, min_length=1)
-    draws: int = Field(default=1, ge=1)
     split: Literal["train", "test"] = "train"
     labels: Literal["predicted", "true"] = "predicted"  # of attacks that do not move to the least likely class
     mode: Literal["eval", "train"] = "eval"
+    draws: int = Field(default_factory=_usual_draws, ge=1)  # after the fields that it depends on
     zeros: Literal["keep", "fill"] = "keep"
     loss: Literal["margin", "ce"] = "margin"
     seed: int = Field(default=0, ge=0)

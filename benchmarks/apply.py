@@ -3,28 +3,29 @@
     python benchmarks/apply.py [--rounds 9] [--json FILE]
 
 Per value of an image: apply reads one byte and one bit and writes four bytes; *fill* only writes the four, and
-*copy* reads and writes four each.
+*copy* reads and writes four each. Pack reads the four and writes one bit.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from paired import Alternatives, arguments_of, measure, ratios, report
+from figures import arguments_of, ratios, report
 
 from ensadv_data import codec, device_codec
+from ensadv_data.bench import apply_alternatives
+from ensadv_data.timing import Alternatives, measure
 
 SIZES = {784: 4096, 3 * 224 * 224: 64, 3 * 299 * 299: 32}  # D: images of a batch
 
 
-def alternatives(d: int, n: int) -> Alternatives:
-    """One batch of n images of D values, by every way."""
+def others(d: int, n: int) -> Alternatives:
+    """The same by numpy and by PyTorch."""
     generator = np.random.default_rng(0)
     x = generator.integers(0, 256, (n, d), dtype=np.uint8)
     values = generator.normal(size=(n, d)).astype(np.float32)
     direction, _ = codec.pack_signs(values)
-    epsilon = np.full(n, 0.06, np.float32)
-    out, other = np.empty((n, d), np.float32), np.ones((n, d), np.float32)
+    epsilon, out = np.full(n, 0.06, np.float32), np.empty((n, d), np.float32)
     shifts = np.arange(256, dtype=np.uint8)[:, None]
     table = torch.from_numpy(2 * np.unpackbits(shifts, axis=1, bitorder="little").astype(np.float32) - 1)
     there = [torch.from_numpy(array) for array in (x, direction, epsilon)]
@@ -38,15 +39,12 @@ def alternatives(d: int, n: int) -> Alternatives:
         torch.clamp(there[0].float() / 255 + there[2][:, None] * signs, 0, 1)
 
     return {
-        "fill": lambda: out.fill(0.5),
-        "copy": lambda: np.copyto(out, other),
-        "apply": lambda: codec.apply_signs(x, direction, epsilon=epsilon, out=out),
         "apply, numpy": by_numpy,
         "apply, torch table": by_table,
         "apply, torch shifts": lambda: device_codec.apply_signs(
             device_codec.pixels(there[0]), there[1], epsilon=there[2]
         ),
-        "pack": lambda: codec.pack_signs(values),
+        "pack, numpy": lambda: np.packbits(values > 0, axis=1, bitorder="little"),
         "pack, torch": lambda: device_codec.pack_signs(torch.from_numpy(values)),
     }
 
@@ -57,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found = {}
     for d, n in SIZES.items():
-        timings = measure(alternatives(d, n), rounds=arguments.rounds)
+        timings = measure({**apply_alternatives(d, n), **others(d, n)}, rounds=arguments.rounds)
         found[str(d)] = {
             "images": n,
             "gigabytes_written_a_second": {

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from paired import arguments_of, report
+from figures import arguments_of, report
 from torch import nn
 
 import ensadv_data.precompute
@@ -99,7 +99,7 @@ def precomputed(n: int, folder: Path) -> dict[str, float]:
     torch.set_num_threads(1)
     keep_freed_memory()
     ensadv_data.precompute.open_data = lambda spec, split: MadeUp(spec.limit)  # type: ignore[assignment, return-value]
-    spec = PrecomputeSpec(models={"m": "python:growth:linear"}, attacks=("r-fgsm:alpha=0.1",), batch_size=512)
+    spec = PrecomputeSpec(models={"m": "python:growth:linear"}, attacks=("r-fgsm:alpha=0.1",), draws=1, batch_size=512)
     where = DataSpec(data="made-up", limit=n)
     small = DataSpec(data="made-up", limit=1024)
     ensadv_data.precompute.precompute_store(spec, small, folder / "warm", workers=0)

@@ -7,10 +7,7 @@ The choice belongs to a process, so each alternative is one, and they take their
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
-import platform
 import resource
 import tempfile
 from itertools import count
@@ -18,11 +15,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from paired import measure, ratio
+from figures import arguments_of, report, rounded
 
 from ensadv_data.data import open_dataset
 from ensadv_data.memory import keep_freed_memory
 from ensadv_data.spec import TrainSpec
+from ensadv_data.timing import measure, ratio
 from ensadv_data.training import TrainingRun
 
 LIMIT = 2000
@@ -47,12 +45,11 @@ def serve(line: Connection, architecture: str, keep: bool) -> None:
 
 def main() -> None:
     """Measure, print, and write what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--architecture", default="C")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--repeats", type=int, default=4, help="steps that make one figure")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = arguments_of(
+        __doc__,
+        architecture={"default": "C"},
+        repeats={"type": int, "default": 4, "help": "steps that make one figure"},
+    )
     context = multiprocessing.get_context("spawn")
     lines: dict[str, Connection] = {}
     for name, keep in (("given back", False), ("kept", True)):
@@ -69,19 +66,16 @@ def main() -> None:
     timings = measure({name: lambda name=name: steps(name) for name in lines}, rounds=arguments.rounds, repeats=1)
     for line in lines.values():
         line.send(0)
-    result = {
-        "architecture": arguments.architecture,
-        "threads": 1,
-        "rounds": arguments.rounds,
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "milliseconds": {name: round(1000 * t.median / arguments.repeats, 3) for name, t in timings.items()},
-        "kept_over_given_back": [round(r, 4) for r in ratio(timings, "kept", "given back")],
-        "peak_mib": {name: round(value) for name, value in peak.items()},
-    }
-    print(json.dumps(result, indent=1))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    report(
+        arguments,
+        {
+            "architecture": arguments.architecture,
+            "threads": 1,
+            "milliseconds": {name: round(1000 * t.median / arguments.repeats, 3) for name, t in timings.items()},
+            "kept_over_given_back": rounded(ratio(timings, "kept", "given back")),
+            "peak_mib": {name: round(value) for name, value in peak.items()},
+        },
+    )
 
 
 if __name__ == "__main__":

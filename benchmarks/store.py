@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from paired import arguments_of, measure, ratio, report
+from figures import arguments_of, report, rounded
 
 from ensadv_data.gather import gather_rows
 from ensadv_data.mixing import epoch_order
 from ensadv_data.store import Entry, Header, Planes, StoreWriter, open_store
+from ensadv_data.timing import measure, ratio
 
 BATCH = 64
 OURS, BARE = "ensadv-data", "memmap, same gather"
@@ -271,7 +272,7 @@ def compared(name: str, folder: Path, n: int, width: int, batches: int, rounds: 
             timings = measure(ways, rounds=rounds)
             found[order] = {
                 "rows_a_second": {each: round(BATCH * batches / timing.median) for each, timing in timings.items()},
-                "its_time_over_ours": [round(value, 4) for value in ratio(timings, name, OURS)],
+                "its_time_over_ours": rounded(ratio(timings, name, OURS)),
             }
     return found
 

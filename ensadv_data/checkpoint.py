@@ -1,20 +1,26 @@
-"""The state of a training in the middle: one file of tensors, which says what run it belongs to."""
+"""What a training leaves on the disk: its state in the middle, in one file, and the record that it is known by."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ensadv_data.errors import OutputError
+from ensadv_data.data import Dataset
+from ensadv_data.errors import ModelError, OutputError
 from ensadv_data.files import write_atomic
+from ensadv_data.manifest import read_manifest
+from ensadv_data.models import Model, read_metadata
+from ensadv_data.spec import TrainSpec
 
-__all__ = ["read_checkpoint", "write_checkpoint"]
+__all__ = ["digest_of_finished", "read_checkpoint", "record_of", "write_checkpoint"]
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], *, number: int, record: Mapping[str, Any]) -> None:
@@ -56,3 +62,40 @@ def read_checkpoint(path: Path, *, record: Mapping[str, Any]) -> tuple[int, dict
     if about["record"] != record:
         raise OutputError(f"{path} is the checkpoint of another run; choose another --out, or delete it to start anew")
     return int(about["number"]), tensors
+
+
+def record_of(spec: TrainSpec, dataset: Dataset, static: Sequence[Model]) -> dict[str, Any]:
+    """How the model comes to be: no paths, no times, so that equal runs give equal files.
+
+    Raises
+    ------
+    InputError
+        A store has no manifest.
+    """
+    how = json.loads(spec.model_dump_json(exclude={"shards", "device"}))
+    if static:
+        how["static"] = {model.name: model.digest for model in static}
+    stores = [read_manifest(Path(path)) for path in spec.shards]
+    how["shards"] = [{"digest": store.digest, "sources": sorted(s.name for s in store.sources)} for store in stores]
+    data = {"name": dataset.name, "split": dataset.split, "n": len(dataset), "digest": dataset.digest}
+    software = {name: version(name) for name in ("ensadv-data", "torch")}
+    return {"training": how, "data": data, "device": torch.device(spec.device).type, "software": software}
+
+
+def digest_of_finished(out: Path, record: Mapping[str, Any]) -> str | None:
+    """The digest of the weights at ``out``, if they are of a run with this record; None where there is no file.
+
+    Raises
+    ------
+    OutputError
+        Something else is there.
+    """
+    if not out.exists():
+        return None
+    try:
+        about = read_metadata(out)
+    except ModelError:
+        about = {"record": None}
+    if about["record"] != record:
+        raise OutputError(f"{out} exists and is not the model of this run; it was not touched: choose another --out")
+    return str(about["digest"])

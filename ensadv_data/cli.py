@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from ensadv_data.bench import run_bench
 from ensadv_data.data import open_data
 from ensadv_data.data.fetch import fetch as fetch_data
 from ensadv_data.errors import InputError
@@ -37,7 +38,7 @@ from ensadv_data.spec import (
     TrainSpec,
     checked,
 )
-from ensadv_data.terminal import print_diagnosis, print_differences, print_result, print_store
+from ensadv_data.terminal import print_bench, print_diagnosis, print_differences, print_result, print_store
 from ensadv_data.training import train as train_model
 
 __all__ = ["cli"]
@@ -320,6 +321,23 @@ def diagnose(
         spec, where, models=named(models), others=named(others), static=named(static), holdouts=named(holdouts)
     ).to_json()
     print_diagnosis(found)
+    if out is not None:
+        write_json(out, found)
+
+
+@cli.command(epilog="Example:  ensadv-data bench --architecture C --threads 2 --out bench.json")
+@data_options
+@click.option("--architecture", default="D", show_default=True, help="A, B, B*, C or D.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=7), default=9, show_default=True, help="Pairs of measurements.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of PyTorch.")
+@device_option
+@click.option("--out", type=PATH, help="JSON to write.")
+def bench(data: str, data_dir: str | None, limit: int | None, out: Path | None, **fields: Any) -> None:
+    """Measure on this machine what the store costs a training step, and spares it: in pairs, with their spread."""
+    where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="bench")
+    found = run_bench(open_data(where, "train"), **fields)
+    print_bench(found)
     if out is not None:
         write_json(out, found)
 

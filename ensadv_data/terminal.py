@@ -11,7 +11,7 @@ from rich.table import Table
 from ensadv_data.evaluation.summary import matrix_rows, rate_text, summary_rows
 from ensadv_data.inspection import EntryDifference, StoreSummary
 
-__all__ = ["print_diagnosis", "print_differences", "print_result", "print_store"]
+__all__ = ["print_bench", "print_diagnosis", "print_differences", "print_result", "print_store"]
 
 
 def print_result(result: Mapping[str, Any], *, matrix: bool = False) -> None:
@@ -89,6 +89,23 @@ def print_diagnosis(result: Mapping[str, Any]) -> None:
         title = f"discrepancy (equation 10) in %, over {len(models)} models: a lower bound; {where}"
         _print_table(title, ["future adversary", "discrepancy", "largest gap of risks"], rows)
 
+
+def print_bench(found: Mapping[str, Any]) -> None:
+    """Times with their quartiles, and what they are of another's."""
+    for question, title in _QUESTIONS.items():
+        timings, ratios = found[question]["milliseconds"], found[question]["ratios"]
+        rows = [[name, "{:.4g} [{:.4g}, {:.4g}]".format(*times)] for name, times in timings.items()]
+        _print_table(title.format(**found), ["", "milliseconds: median and quartiles"], rows)
+        rows = [[name, "{:.2f} [{:.2f}, {:.2f}]".format(*values)] for name, values in ratios.items()]
+        _print_table("", ["time / time", "median and quartiles of pairs"], rows)
+
+
+_QUESTIONS = {
+    "step": "a training step of architecture {architecture}: 2 × {batch_size} images on {device}, {threads} threads",
+    "apply": "bits to images of {data}'s size and back, beside writing and copying as many floats in memory",
+    "rows": "{batch_size} random rows of a store, beside the same from one memory-mapped file",
+    "precompute": "a batch of input gradients, made and packed by precompute, beside a bare loop",
+}
 
 _MASKING = [
     "single / iterative",

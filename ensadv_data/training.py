@@ -13,30 +13,26 @@ same weights as one that was not; on CPU, with the same number of threads, to th
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ensadv_data.ahead import made_ahead
 from ensadv_data.batches import Batch, Batches, Delivered, deliver
-from ensadv_data.checkpoint import read_checkpoint, write_checkpoint
+from ensadv_data.checkpoint import digest_of_finished, read_checkpoint, record_of, write_checkpoint
 from ensadv_data.data import Dataset
 from ensadv_data.dist import check_device, current_place, intra_op_threads
-from ensadv_data.errors import InputError, Interrupted, ModelError, OutputError
+from ensadv_data.errors import InputError, Interrupted, OutputError
 from ensadv_data.files import naming_trouble
 from ensadv_data.interrupts import deferred_interrupt
 from ensadv_data.journal import Journal
 from ensadv_data.keys import torch_seeded
-from ensadv_data.manifest import read_manifest
 from ensadv_data.meter import Meter
 from ensadv_data.mixing import (
     ONLINE,
@@ -49,7 +45,7 @@ from ensadv_data.mixing import (
     plan_step,
     static_sources,
 )
-from ensadv_data.models import Model, build_model, read_metadata, save_model
+from ensadv_data.models import build_model, save_model
 from ensadv_data.online import Computed, computed_perturbation, static_models
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import TrainSpec
@@ -116,7 +112,7 @@ def train(
         raise OutputError(f"expected a file name that ends in .safetensors for the weights, got {out}")
     run = TrainingRun(spec, dataset, out, cache_bytes=cache_bytes)
     total = spec.epochs * run.schedule.steps
-    if (digest := _digest_of_finished(out, run.record)) is not None:
+    if (digest := digest_of_finished(out, run.record)) is not None:
         return Trained(out, digest, total, time.perf_counter() - began, was_complete=True)
     start = run.resume()
     with ExitStack() as stack:
@@ -155,9 +151,25 @@ def train(
 
 
 class TrainingRun:
-    """The state that a checkpoint holds: model, optimizer, meters."""
+    """The state that a checkpoint holds: model, optimizer, meters.
 
-    def __init__(self, spec: TrainSpec, dataset: Dataset, out: Path, *, cache_bytes: int = HELD_BYTES) -> None:
+    Parameters
+    ----------
+    spec, dataset, out, cache_bytes
+        See :func:`train`.
+    module
+        What to train in place of a new model of the spec's architecture.
+    """
+
+    def __init__(
+        self,
+        spec: TrainSpec,
+        dataset: Dataset,
+        out: Path,
+        *,
+        cache_bytes: int = HELD_BYTES,
+        module: nn.Module | None = None,
+    ) -> None:
         if len(dataset) < spec.batch_size:
             raise InputError(f"batch_size: expected at most the {len(dataset)} training images, got {spec.batch_size}")
         check_device(spec.device)
@@ -198,7 +210,8 @@ class TrainingRun:
             replace=spec.batches == "replace",
             packed=self.device.type != "cpu",
         )
-        module = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)
+        if module is None:
+            module = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)
         self.model = module.to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.computed: dict[str, Computed] = {}  # by source
@@ -215,7 +228,7 @@ class TrainingRun:
             self.optimizer = torch.optim.RMSprop(parameters, lr=spec.rate, alpha=0.9, eps=1.0, momentum=0.9)
         names = [source.name for source in self.schedule.sources]
         self.meter = Meter(names, device=self.device, per_example=self.schedule.per_example)
-        self.record = _record(spec, dataset, models)
+        self.record = record_of(spec, dataset, models)
         self.clock = time.perf_counter()
 
     def prepare(self, number: int) -> Batch:
@@ -321,27 +334,3 @@ class TrainingRun:
             "loss_adversarial": loss_adversarial if plan.attacks else None,
             "seconds": round(seconds, 6),
         }
-
-
-def _record(spec: TrainSpec, dataset: Dataset, static: Sequence[Model]) -> dict[str, Any]:
-    """How the model came to be: no paths, no times, so that equal runs give equal files."""
-    how = json.loads(spec.model_dump_json(exclude={"shards", "device"}))
-    if static:
-        how["static"] = {model.name: model.digest for model in static}
-    stores = [read_manifest(Path(path)) for path in spec.shards]
-    how["shards"] = [{"digest": store.digest, "sources": sorted(s.name for s in store.sources)} for store in stores]
-    data = {"name": dataset.name, "split": dataset.split, "n": len(dataset), "digest": dataset.digest}
-    software = {name: version(name) for name in ("ensadv-data", "torch")}
-    return {"training": how, "data": data, "device": torch.device(spec.device).type, "software": software}
-
-
-def _digest_of_finished(out: Path, record: Mapping[str, Any]) -> str | None:
-    if not out.exists():
-        return None
-    try:
-        about = read_metadata(out)
-    except ModelError:
-        about = {"record": None}
-    if about["record"] != record:
-        raise OutputError(f"{out} exists and is not the model of this run; it was not touched: choose another --out")
-    return str(about["digest"])

@@ -23,7 +23,7 @@ Sources = Mapping[str, str]
 # A module imports only from lower layers. A package's name stands for all of its modules; those may import each
 # other, but not in a circle.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "spec", "dist", "keys", "files", "ahead", "memory", "progress", "interrupts"),
+    ("errors", "spec", "dist", "keys", "files", "ahead", "memory", "progress", "interrupts", "timing"),
     ("attacks", "codec", "device_codec", "gather"),
     ("store", "data", "models", "manifest"),
     (
@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "report",
     ),
     ("precompute", "training", "recipe", "terminal", "options"),
-    ("pipeline",),
+    ("pipeline", "bench"),
     ("cli",),
     ("__main__",),
 )

@@ -203,6 +203,17 @@ def test_inspect_shows_a_store(command, made):
     assert summary["entries"][0]["source_digest"] == read_metadata(made / "a.safetensors")["digest"]
 
 
+def test_bench_prints_tables_and_writes_json(command, refused, tmp_path):
+    done = command("bench", "--limit", "64", "--batch-size", "8", "--rounds", "7", "--out", tmp_path / "bench.json")
+    assert done.code == 0
+    for words in ("a training step of architecture D", "static / store", "memory map", "bare / precompute"):
+        assert words in done.out
+    assert json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["batch_size"] == 8
+    assert "unknown architecture 'Q'" in refused(3, "bench", "--architecture", "Q")
+    few = refused(3, "bench", "--limit", "64", "--batch-size", "40")
+    assert "batch_size: expected at most the 64 training images" in few
+
+
 def test_inspect_compares_two_stores(command, refused, made, tmp_path):
     words = ("precompute", "--model", f"a={made / 'a.safetensors'}", "--limit", "100", "--workers", "0")
     assert command(*words, "--attack", "fgsm", "--loss", "ce", "--out", tmp_path / "ce").code == 0

@@ -42,6 +42,15 @@ REVIEWED = {
         "--device": "cpu",
         "--out": None,
     },
+    "bench": {
+        **DATA,
+        "--architecture": "D",
+        "--batch-size": 64,
+        "--rounds": 9,
+        "--threads": 1,
+        "--device": "cpu",
+        "--out": None,
+    },
     "evaluate": {
         **DATA,
         "--target": REQUIRED,

@@ -23,7 +23,15 @@ from ensadv_data.evaluation.summary import csv_text, remarks
 from ensadv_data.files import write_atomic, write_json
 from ensadv_data.inspection import compare_stores, describe_model, describe_store, is_store
 from ensadv_data.models import ARCHITECTURES
-from ensadv_data.options import PATH, data_options, device_option, given, named, read_bytes, seed_option
+from ensadv_data.options import (
+    PATH,
+    data_options,
+    device_option,
+    given,
+    named,
+    read_bytes,
+    seed_option,
+)
 from ensadv_data.pipeline import StageRun, run_recipe
 from ensadv_data.precompute import precompute_store
 from ensadv_data.recipe import Recipe, find_recipe, packaged_recipe, read_recipe, selected
@@ -198,7 +206,9 @@ def train(
 @click.option("--zeros", default="keep", show_default=True, help="keep, or fill with a deterministic coin.")
 @click.option("--loss", default="margin", show_default=True, help="margin, or ce for comparison.")
 @seed_option
-@click.option("--batch-size", type=int, default=64, show_default=True)
+@click.option("--batch-size", default="64", show_default=True, help="Images at once, or auto: found by trial.")
+@click.option("--precision", default="float32", show_default=True, help="float32, or bfloat16: faster on some devices.")
+@click.option("--compile", is_flag=True, help="Compile the models by torch.compile.")
 @device_option
 @click.option("--workers", type=click.IntRange(min=0), help="Processes here; one a core unless given; 0: this process.")
 @click.option("--scheduler", help="Address of a running dask cluster, tcp://…, instead of --workers.")

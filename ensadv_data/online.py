@@ -87,7 +87,8 @@ def computed_perturbation(
         stream=_STREAM,
         device=device,
     )
-    label = attack_label(source.module, x_NCHW, source.attack)
+    shares = source.attack.kind == "sign" and not source.dropout and not amp  # one pass for label and gradient
+    label = None if shares else attack_label(source.module, x_NCHW, source.attack)
     with (
         torch_seeded(device, "online gradient", seed, epoch, step, rank, *([] if among is None else [among])),
         torch.autocast(device.type, torch.bfloat16, enabled=amp),

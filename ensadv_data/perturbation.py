@@ -108,8 +108,9 @@ def perturb_block(
         for attack in spec.attacks
     }
     labels = {attack.name: np.empty(n, np.int32) for attack in spec.attacks}
-    for start in range(0, n, spec.batch_size):
-        stop = min(start + spec.batch_size, n)
+    size = int(spec.batch_size)
+    for start in range(0, n, size):
+        stop = min(start + size, n)
         x = torch.from_numpy(images_NCHW[start:stop]).to(spec.device).float() / 255
         examples = np.arange(first + start, first + stop)
         label, made = _labelled(model, x, torch.from_numpy(y_true_N[start:stop]).to(x.device), spec, examples=examples)

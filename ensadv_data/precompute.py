@@ -8,23 +8,26 @@ named by (seed, source, draw, first example of the batch), and it may run twice 
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import dask
 import distributed
 import numpy as np
 import torch
+from torch import nn
 
+from ensadv_data.calibration import best_batch_size
 from ensadv_data.data import Dataset, digest_examples, open_data
 from ensadv_data.dist import available_cores, check_device, intra_op_threads
 from ensadv_data.errors import EnsadvError, InputError, IntegrityError, Interrupted, ModelError
@@ -34,7 +37,7 @@ from ensadv_data.models import Model, check_models, load_model, with_leaves
 from ensadv_data.perturbation import entries_of, equal_draws, perturb_block
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, PrecomputeSpec
-from ensadv_data.store import Entry, Header, Planes, StoreWriter
+from ensadv_data.store import Entry, Header, Planes, StoreWriter, block_size, root_attributes
 
 __all__ = ["Block", "Job", "Outcome", "compute_block", "plan_blocks", "precompute_store"]
 
@@ -97,15 +100,21 @@ def compute_block(job: Job, block: Block) -> dict[str, Any]:
     data = _dataset(job.data, job.spec.split)
     images, labels = data.read(np.arange(block.first, block.last + 1))
     planes: dict[str, Planes] = {}
-    with _COMPUTING, intra_op_threads(1 if job.spec.device == "cpu" else None):
+    bfloat16 = torch.autocast(torch.device(job.spec.device).type, torch.bfloat16, job.spec.precision == "bfloat16")
+    with _COMPUTING, intra_op_threads(1 if job.spec.device == "cpu" else None), bfloat16:
         for name, reference in job.spec.models.items():
             entries = {entry.attack: entry for entry in job.entries if entry.source == name}
             expected = next(iter(entries.values())).source_digest
-            model = _model(reference, name, job.spec.device, expected)
+            model = _model(reference, name, job.spec.device, expected, job.spec.compile)
             try:
                 planes |= perturb_block(model, images, job.spec, entries, first=block.first, y_true_N=labels)
             except ModelError as error:
                 raise ModelError(f"block {block.index}: {error}; nothing was written for this block") from None
+            except RuntimeError as error:
+                if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                    raise
+                cause = str(error).strip().splitlines()[0]
+                raise ModelError(f"source {name}: torch.compile failed: {cause}; leave out --compile") from None
     return StoreWriter(job.path, job.header, job.entries).write_block(block.index, planes, digest_examples(images))
 
 
@@ -140,14 +149,17 @@ def precompute_store(
     dataset = _dataset(data, spec.split)
     models = [load_model(reference, name=name, device=spec.device) for name, reference in spec.models.items()]
     check_models(models, dataset, device=spec.device)
+    spec, notes = _sized(spec, dataset, models, out)
     header = _header(spec, dataset, models)
     entries = tuple(entry for model in models for entry in entries_of(spec, model).values())
     writer = StoreWriter(out, header, entries)
     writer.create()
-    notes = tuple(note for model in models for note in equal_draws(spec, model))
+    notes += [note for model in models for note in equal_draws(spec, model)]
     if writer.is_complete():
         writer.tidy()
-        return Outcome(out, read_manifest(out).digest, header.blocks, 0, time.perf_counter() - began, notes, True)
+        return Outcome(
+            out, read_manifest(out).digest, header.blocks, 0, time.perf_counter() - began, tuple(notes), True
+        )
     done = frozenset(writer.done())
     todo = plan_blocks(header, done)
     job = Job(out.absolute(), data, header, entries, _absolute(spec))
@@ -165,7 +177,7 @@ def precompute_store(
     objects, zeros = writer.collect()
     manifest = _manifest(header, models, objects, zeros)
     writer.close(manifest.to_bytes())
-    return Outcome(out, manifest.digest, header.blocks, len(todo), time.perf_counter() - began, notes)
+    return Outcome(out, manifest.digest, header.blocks, len(todo), time.perf_counter() - began, tuple(notes))
 
 
 def _results(
@@ -239,11 +251,24 @@ def _stream(client: distributed.Client, job: Job, todo: list[Block]) -> Iterator
         ) from None
 
 
+def _sized(spec: PrecomputeSpec, dataset: Dataset, models: list[Model], out: Path) -> tuple[PrecomputeSpec, list[str]]:
+    """The spec with its batch size as a number, found by trial where it is to be; as before, if the store was begun."""
+    if spec.batch_size != "auto":
+        return spec, []
+    begun = (root_attributes(out) or {}).get("plan", {})
+    size = begun.get("batch_size")
+    if not isinstance(size, int):
+        most = block_size(len(dataset), math.prod(dataset.shape))
+        with intra_op_threads(1 if spec.device == "cpu" else None):
+            size = best_batch_size(models, dataset, device=spec.device, most=most)
+    return spec.model_copy(update={"batch_size": size}), [f"{size} images at once"]
+
+
 def _header(spec: PrecomputeSpec, dataset: Dataset, models: list[Model]) -> Header:
     how = spec.model_dump(mode="json", exclude={"models", "draws", "device"})
     how["device"] = torch.device(spec.device).type
     how["threads"] = 1 if spec.device == "cpu" else None
-    how["precision"] = "float32"
+    how["precision"] = spec.precision
     how["sources"] = {model.name: model.digest for model in models}
     return Header(
         data=dataset.name,
@@ -304,7 +329,7 @@ def _dataset(spec: DataSpec, split: Literal["train", "test"]) -> Dataset:
 
 
 @lru_cache(maxsize=16)
-def _model(reference: str, name: str, device: str, digest: str) -> Model:
+def _model(reference: str, name: str, device: str, digest: str, compiled: bool = False) -> Model:
     model = load_model(reference, name=name, device=device)
     if model.digest != digest:
         remedy = (
@@ -316,4 +341,5 @@ def _model(reference: str, name: str, device: str, digest: str) -> Model:
             f"source {name}: expected weights with digest {digest[:12]}…, this worker loaded "
             f"{model.digest[:12]}…; {remedy}"
         )
-    return model
+    model.module.requires_grad_(False)
+    return replace(model, module=cast(nn.Module, torch.compile(model.module))) if compiled else model

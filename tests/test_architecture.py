@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "mixing",
         "batches",
+        "calibration",
         "checkpoint",
         "evaluation",
         "perturbation",

@@ -445,6 +445,32 @@ def test_least_likely_attacks_find_their_label_themselves(net, images):
     assert torch.equal(r_step_ll(net, x, **quantities), r_step_ll(net, x, least, **quantities))
 
 
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_without_a_label_take_their_own(name, dropout, net, images):
+    x, attack = images[0][:16], parse_attack(name)
+    noise = noise_of(attack, tuple(x.shape[1:]), seed=1, examples=np.arange(16))
+    label = attack_label(net, x, attack)
+    made = []
+    for given_label in (None, label):
+        with torch_seeded("cpu", "dropout"):
+            made.append(perturb(net, x, given_label, attack, noise=noise, dropout=dropout))
+    assert torch.equal(*made)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "step-ll"])
+def test_label_and_gradient_come_of_one_pass_where_both_are_in_evaluation_mode(name, net, images):
+    passes = []
+    handle = net.register_forward_hook(lambda *of: passes.append(net.training))
+    try:
+        for dropout, count in ((False, 1), (True, 2)):  # with dropout the label's pass is another one
+            perturb(net, images[0][:4], None, parse_attack(name), dropout=dropout)
+            assert passes == [False] * count
+            passes.clear()
+    finally:
+        handle.remove()
+
+
 # Properties of every attack
 
 

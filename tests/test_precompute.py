@@ -10,6 +10,7 @@ from pathlib import Path
 import distributed
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,8 +18,8 @@ import ensadv_data.precompute as module
 from ensadv_data.data import open_dataset
 from ensadv_data.errors import EnsadvError, InputError, IntegrityError, Interrupted, ModelError, OutputError
 from ensadv_data.manifest import Manifest, read_manifest
-from ensadv_data.models import build_model, save_model
-from ensadv_data.precompute import Block, Outcome, compute_block, plan_blocks, precompute_store
+from ensadv_data.models import build_model, load_model, save_model
+from ensadv_data.precompute import Block, Outcome, _model, compute_block, plan_blocks, precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import open_store
 from laws import is_pure
@@ -312,3 +313,71 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_made(tmp_path, 
     with pytest.raises(ModelError, match=words):
         precompute_store(sick.model_copy(update={"models": {"m": reference}}), DATA, tmp_path / "s", workers=0)
     assert not (tmp_path / "s").exists()
+
+
+# How gradients are computed
+
+
+def test_a_batch_size_found_by_trial_is_that_of_the_store_and_of_its_resumption(tmp_path, source, monkeypatch):
+    monkeypatch.setattr("ensadv_data.precompute.best_batch_size", lambda *args, **kwargs: 3)
+    made = precompute_store(spec_of(source, batch_size="auto"), DATA, tmp_path / "s", workers=0)
+    assert "3 images at once" in made.notes
+    assert read_manifest(tmp_path / "s").plan["batch_size"] == 3
+    same = precompute_store(spec_of(source, batch_size=3), DATA, tmp_path / "same", workers=0)
+    assert made.digest == same.digest
+    monkeypatch.setattr("ensadv_data.precompute.best_batch_size", lambda *args, **kwargs: 5)
+    assert precompute_store(spec_of(source, batch_size="auto"), DATA, tmp_path / "s", workers=0).was_complete
+
+
+def test_bfloat16_is_recorded_and_moves_few_signs(tmp_path, source):
+    made = {}
+    for precision in ("float32", "bfloat16"):
+        spec = spec_of(source, attacks=("fgsm",), draws=1, mode="eval", precision=precision)
+        precompute_store(spec, DATA, tmp_path / precision, workers=0)
+        store = open_store(tmp_path / precision)
+        assert store.header.plan["precision"] == precision
+        made[precision] = store.gather(store.entries[0], np.zeros(70, np.int64), np.arange(70)).direction
+    differ = np.unpackbits(made["float32"] ^ made["bfloat16"]).mean()
+    assert 0 < differ < 0.05
+
+
+def test_a_default_precision_leaves_no_trace(source):
+    assert not {"precision", "compile"} & set(spec_of(source).model_dump())
+
+
+def test_a_compiled_model_gives_the_same_signs(tmp_path, source, monkeypatch):
+    """By the backend that needs no compiler of C++; what torch hands to it is the whole forward pass."""
+    seen = []
+
+    def backend(graph, inputs):
+        seen.append(graph)
+        return graph.forward
+
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: compiled(module, backend=backend))
+    digests = {}
+    for compile in (False, True):
+        _model.cache_clear()
+        spec = spec_of(source, attacks=("fgsm",), draws=1, mode="eval", compile=compile)
+        digests[compile] = precompute_store(spec, DATA, tmp_path / str(compile), workers=0).digest
+    _model.cache_clear()
+    assert seen
+    assert digests[False] == digests[True]
+    assert read_manifest(tmp_path / "True").plan["compile"] is True
+
+
+def test_a_compiler_that_fails_is_said(tmp_path, source, monkeypatch):
+    def backend(graph, inputs):
+        raise OSError("no compiler")
+
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: compiled(module, backend=backend))
+    _model.cache_clear()
+    with pytest.raises(ModelError, match=r"source d: torch\.compile failed: .*leave out --compile"):
+        precompute_store(spec_of(source, compile=True), DATA, tmp_path / "s", workers=0)
+    _model.cache_clear()
+
+
+def test_parameters_get_no_gradient(source):
+    model = _model(source, "d", "cpu", load_model(source).digest, False)
+    assert not any(parameter.requires_grad for parameter in model.module.parameters())

@@ -61,7 +61,7 @@ def noise_of(
 def perturb(
     model: nn.Module,
     x_NCHW: Tensor,
-    label_N: Tensor,
+    label_N: Tensor | None,
     attack: AttackSpec,
     *,
     noise: Tensor | None = None,
@@ -76,7 +76,8 @@ def perturb(
     model, x_NCHW
         As in :mod:`ensadv_data.attacks.single`.
     label_N
-        From :func:`attack_label`.
+        From :func:`attack_label`; None: its label where no true one is given, for FGSM and Step-LL without dropout from
+        the forward pass of their gradient.
     noise
         From :func:`noise_of`; None starts PGD at the image itself. Necessary for the R+ attacks.
     epsilon, loss
@@ -91,6 +92,7 @@ def perturb(
         return single(model, x_NCHW, label_N, epsilon=epsilon, loss=loss, dropout=dropout)
     if isinstance(epsilon, Tensor):
         raise InputError(f"expected one epsilon for {attack.name}, got one an image")
+    label_N = attack_label(model, x_NCHW, attack) if label_N is None else label_N
     steps, step_size = attack.iterations
     if attack.kind == "rsign":
         if noise is None:

@@ -79,6 +79,7 @@ def labelled_gradients(
     with steady(model, dropout=dropout), torch.enable_grad():
         x = x_NCHW.detach().requires_grad_(True)
         logits = checked_logits(model(x), n=len(x))
+        logits = logits if logits.dtype == torch.float64 else logits.float()  # autocast gives fewer bits
         labels, gradients = labels_of(logits.detach()), []
         for i, (label_N, loss) in enumerate(zip(labels, losses, strict=True)):
             total = LOSSES[loss](logits, label_N).sum()
@@ -87,10 +88,21 @@ def labelled_gradients(
 
 
 def input_gradient(
-    model: nn.Module, x_NCHW: Tensor, label_N: Tensor, *, loss: str = "margin", dropout: bool = False
+    model: nn.Module,
+    x_NCHW: Tensor,
+    label_N: Tensor | Callable[[Tensor], Tensor],
+    *,
+    loss: str = "margin",
+    dropout: bool = False,
 ) -> Tensor:
-    """The gradient ∇ₓL(h(x), y); see :func:`input_gradients`."""
-    return input_gradients(model, x_NCHW, [label_N], losses=[loss], dropout=dropout)[0]
+    """The gradient ∇ₓL(h(x), y); see :func:`input_gradients`. A function makes the label of the same pass's logits."""
+    return labelled_gradients(
+        model,
+        x_NCHW,
+        lambda logits_NK: [label_N(logits_NK) if callable(label_N) else label_N],
+        losses=[loss],
+        dropout=dropout,
+    )[0]
 
 
 def sign_of(gradient: Tensor) -> Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
-from ensadv_data.attacks.gradient import input_gradient, least_likely_label, sign_of
+from ensadv_data.attacks.gradient import input_gradient, least_likely_label, logits_of, sign_of
 from ensadv_data.errors import QuantityError
 
 __all__ = ["fgsm", "r_fgsm", "r_step_ll", "random_step", "step_ll"]
@@ -13,7 +16,7 @@ __all__ = ["fgsm", "r_fgsm", "r_step_ll", "random_step", "step_ll"]
 def fgsm(
     model: nn.Module,
     x_NCHW: Tensor,
-    y_N: Tensor,
+    y_N: Tensor | None = None,
     *,
     epsilon: float | Tensor,
     loss: str = "margin",
@@ -28,7 +31,7 @@ def fgsm(
     x_NCHW
         Floating point images in [0, 1], shape (N, C, H, W).
     y_N
-        int64 labels to move away from, shape (N,).
+        int64 labels to move away from, shape (N,); argmax h(x) unless given, which avoids label leaking (App. C.2).
     epsilon
         L∞ radius, pixels in [0, 1]; a number, or a tensor (N, 1, 1, 1).
     loss
@@ -41,7 +44,7 @@ def fgsm(
     Tensor
         Adversarial images in [0, 1], same shape and dtype.
     """
-    direction = sign_of(input_gradient(model, x_NCHW, y_N, loss=loss, dropout=dropout))
+    direction = sign_of(_gradient(model, x_NCHW, y_N, torch.argmax, loss=loss, dropout=dropout))
     return (x_NCHW + epsilon * direction).clamp(0, 1)
 
 
@@ -55,9 +58,24 @@ def step_ll(
     dropout: bool = False,
 ) -> Tensor:
     """x − ε·sign ∇ₓL(h(x), y_LL), clipped to [0, 1] (equation 3); y_LL = argmin h(x) unless given."""
-    y_LL_N = least_likely_label(model, x_NCHW) if y_LL_N is None else y_LL_N
-    direction = -sign_of(input_gradient(model, x_NCHW, y_LL_N, loss=loss, dropout=dropout))
+    direction = -sign_of(_gradient(model, x_NCHW, y_LL_N, torch.argmin, loss=loss, dropout=dropout))
     return (x_NCHW + epsilon * direction).clamp(0, 1)
+
+
+def _gradient(
+    model: nn.Module,
+    x_NCHW: Tensor,
+    label_N: Tensor | None,
+    choose: Callable[..., Tensor],
+    *,
+    loss: str,
+    dropout: bool,
+) -> Tensor:
+    """The gradient at a label, or at one that the logits in evaluation mode choose: of the same pass, if it may be."""
+    if label_N is None and dropout:
+        label_N = choose(logits_of(model, x_NCHW), 1)
+    chosen = (lambda logits_NK: choose(logits_NK, 1)) if label_N is None else label_N
+    return input_gradient(model, x_NCHW, chosen, loss=loss, dropout=dropout)
 
 
 def random_step(x_NCHW: Tensor, random_sign: Tensor, *, alpha: float) -> Tensor:

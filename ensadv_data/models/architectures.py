@@ -88,7 +88,7 @@ ARCHITECTURES: Mapping[str, Callable[[Shape, int], nn.Sequential]] = {
 
 
 def build_model(architecture: str, *, shape: Shape, classes: int, seed: int = 0) -> nn.Module:
-    """Build an untrained model of the paper's Table 5.
+    """Build an untrained model of the paper's Table 5, with its weights in channels-last order, which is faster.
 
     Parameters
     ----------
@@ -123,4 +123,5 @@ def build_model(architecture: str, *, shape: Shape, classes: int, seed: int = 0)
                 nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module

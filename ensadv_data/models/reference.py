@@ -140,6 +140,7 @@ def _from_timm(rest: str) -> nn.Module:
         raise UnknownNameError("timm model", name, close or ["see timm.list_models()"])
     with torch_seeded("cpu", "initial weights", 0):
         inner: nn.Module = timm.create_model(name, pretrained=False)
+    inner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if value:
         fill_weights(inner, Path(value))
     return _Normalised(inner, mean=inner.default_cfg["mean"], std=inner.default_cfg["std"])  # type: ignore[index, arg-type]

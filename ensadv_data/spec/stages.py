@@ -117,6 +117,16 @@ class TrainSpec(Spec):
         return self
 
 
+def _batch_size(value: Any) -> Any:
+    value = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if value != "auto" and (type(value) is not int or value < 1):
+        raise QuantityError(f"batch_size: expected a number of images from 1 on, or auto, got {value!r}")
+    return value
+
+
+BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_batch_size)]
+
+
 def _usual_draws(fields: dict[str, Any]) -> int:
     """K: 4 for training where chance has a part in every attack, as docs/results found good; else 1."""
     attacks, mode = fields.get("attacks", ()), fields.get("mode")
@@ -127,7 +137,7 @@ def _usual_draws(fields: dict[str, Any]) -> int:
 class PrecomputeSpec(Spec):
     """One store: static models × attacks × draws over a whole split, for training; or, with true labels, evaluation."""
 
-    SILENT: ClassVar = frozenset({"split", "labels"})
+    SILENT: ClassVar = frozenset({"split", "labels", "precision", "compile"})
 
     models: dict[str, str]
     attacks: tuple[Attack, ...] = Field(strict=False, min_length=1)
@@ -138,7 +148,9 @@ class PrecomputeSpec(Spec):
     zeros: Literal["keep", "fill"] = "keep"
     loss: Literal["margin", "ce"] = "margin"
     seed: int = Field(default=0, ge=0)
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: BatchSize = 64  # auto: found by trial when the store is begun
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
     device: str = "cpu"
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ensadv_data.store.chunks import Cache
-from ensadv_data.store.layout import FORMAT_VERSION, HELD_BYTES, Entry, Header, Planes, block_size
+from ensadv_data.store.layout import FORMAT_VERSION, HELD_BYTES, Entry, Header, Planes, block_size, root_attributes
 from ensadv_data.store.perturbed import Move, packed_moves, perturb_images
 from ensadv_data.store.reader import Store, open_store
 from ensadv_data.store.writer import StoreWriter
@@ -22,4 +22,5 @@ __all__ = [
     "open_store",
     "packed_moves",
     "perturb_images",
+    "root_attributes",
 ]

@@ -1,0 +1,99 @@
+"""How many signs of a gradient float32 and bfloat16 get wrong, beside float64, on models trained to saturation.
+
+    python benchmarks/signs.py [--architecture A,B,C,D] [--limit 2000] [--epochs 100] [--json FILE]
+
+Each model learns 500 images of mnist-mini by heart (dropout off), so that the probability that it gives to their labels
+rounds to 1, and is then asked for the gradients at --limit images, those 500 first: with the margin form of the loss,
+which precompute uses, and with cross-entropy. Counted are values whose sign is not float64's: *opposite*, *lost* (zero,
+where float64 has a sign) and *made* (a sign, where float64 has zero). With --model NAME=FILE, repeatable, models of
+your own are asked in their place.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from figures import arguments_of, report
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ensadv_data.attacks.loss import margin
+from ensadv_data.data import open_dataset
+from ensadv_data.models import build_model, load_model
+
+LEARNT, BATCH = 500, 50
+
+
+def learnt(architecture: str, x: Tensor, y: Tensor, epochs: int) -> nn.Module:
+    """A model that has learnt some images by heart."""
+    module = build_model(architecture, shape=tuple(x.shape[1:]), classes=10, seed=1).eval()
+    optimizer = torch.optim.Adam(module.parameters(), 2e-3)
+    order = torch.Generator().manual_seed(0)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x), generator=order).split(BATCH):
+            optimizer.zero_grad()
+            cross_entropy(module(x[rows]), y[rows]).backward()
+            optimizer.step()
+    return module
+
+
+def gradient(module: nn.Module, x: Tensor, loss: str, dtype: torch.dtype) -> Tensor:
+    """Input gradients of the summed loss towards the predicted labels, in a precision."""
+    here = copy.deepcopy(module).to(torch.float64) if dtype is torch.float64 else module
+    x = x.to(torch.float64 if dtype is torch.float64 else torch.float32).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        logits = here(x)
+    logits = logits if dtype is torch.float64 else logits.float()
+    label = logits.detach().argmax(1)
+    total = margin(logits, label).sum() if loss == "margin" else cross_entropy(logits, label, reduction="sum")
+    (found,) = torch.autograd.grad(total, x)
+    return found
+
+
+def compared(module: nn.Module, x: Tensor) -> dict[str, object]:
+    """Wrong signs among all values, by loss and precision."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    wrong = {(loss, precision): np.zeros(3, int) for loss in ("margin", "ce") for precision in ("float32", "bfloat16")}
+    saturated = 0
+    for part in x.split(BATCH):
+        logits = module(part)
+        saturated += int((logits.softmax(1).max(1).values == 1).sum())
+        for (loss, precision), counts in wrong.items():
+            exact = gradient(module, part, loss, torch.float64).sign()
+            found = gradient(module, part, loss, getattr(torch, precision)).sign()
+            kinds = (found * exact < 0, (found == 0) & (exact != 0), (found != 0) & (exact == 0))
+            counts += [int(kind.sum()) for kind in kinds]
+    return {
+        "values": x.numel(),
+        "saturated_images": round(saturated / len(x), 4),
+        **{
+            f"{loss}, {precision}": dict(zip(("opposite", "lost", "made"), map(int, counts), strict=True))
+            for (loss, precision), counts in wrong.items()
+        },
+    }
+
+
+def main() -> None:
+    """Measure, print, and write what was asked for."""
+    arguments = arguments_of(
+        __doc__,
+        architecture={"default": "A,B,C,D"},
+        limit={"type": int, "default": 2000, "help": "images"},
+        epochs={"type": int, "default": 100},
+        model={"action": "append", "default": [], "help": "NAME=FILE"},
+    )
+    images, labels = open_dataset("mnist-mini", "train").read(np.arange(arguments.limit))
+    x, y = torch.from_numpy(images).float() / 255, torch.from_numpy(labels)
+    named = dict(pair.split("=", 1) for pair in arguments.model)
+    modules = {name: load_model(str(Path(file))).module for name, file in named.items()} or {
+        name: learnt(name, x[:LEARNT], y[:LEARNT], arguments.epochs) for name in arguments.architecture.split(",")
+    }
+    report(arguments, {"n": len(x), "models": {name: compared(module, x) for name, module in modules.items()}})
+
+
+if __name__ == "__main__":
+    main()

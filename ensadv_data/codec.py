@@ -22,20 +22,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from numba import njit
-from numcodecs.zstd import Zstd
 
-from ensadv_data.errors import ChunkError, InputError
+from ensadv_data.errors import InputError
 
 __all__ = [
     "apply_deltas",
     "apply_signs",
+    "pack_planes",
     "pack_signs",
     "quantise_deltas",
     "random_bits",
     "row_bytes",
     "unpack_signs",
-    "zstd_decode",
-    "zstd_encode",
 ]
 
 U8 = npt.NDArray[np.uint8]
@@ -49,6 +47,8 @@ _SIGN = (2 * _BITS - 1).view(np.uint64)[:, 0]  # the eight signs of each byte, a
 _FILLED = (-_BITS).view(np.uint64)[:, 0]  # all ones where a bit is set
 _TILE = 256  # bytes of signs: their 2048 values stay in the nearest cache
 _EMPTY = np.zeros((0, 0), np.uint8)
+_GATHER = np.uint64(0x0102040810204080)  # times eight bytes of 0 or 1: those bytes as bits, in the highest byte
+_HIGHEST = np.uint64(56)
 
 
 def row_bytes(d: int) -> int:
@@ -75,13 +75,31 @@ def pack_signs(values_ND: npt.NDArray[Any]) -> tuple[U8, U8 | None]:
     InputError
         Not two-dimensional, or a value is NaN.
     """
+    direction, nonzero, is_full = _packed(values_ND)
+    return direction, None if is_full else nonzero
+
+
+def pack_planes(values_ND: npt.NDArray[Any]) -> tuple[U8, U8]:
+    """As :func:`pack_signs`, with a mask also where no value is zero."""
+    return _packed(values_ND)[:2]
+
+
+def _packed(values_ND: npt.NDArray[Any]) -> tuple[U8, U8, bool]:
     if values_ND.ndim != 2:
         raise InputError(f"expected values of shape (N, D), got {values_ND.shape}; flatten each image first")
-    if np.issubdtype(values_ND.dtype, np.floating) and np.isnan(values_ND).any():
+    if values_ND.dtype == np.float32:
+        direction = np.empty((len(values_ND), row_bytes(values_ND.shape[1])), np.uint8)
+        nonzero = np.empty_like(direction)
+        is_full = bool(_pack(np.ascontiguousarray(values_ND), direction, nonzero))
+    else:
+        direction = np.packbits(values_ND > 0, axis=1, bitorder="little")
+        filled = values_ND != 0
+        nonzero, is_full = np.packbits(filled, axis=1, bitorder="little"), bool(filled.all())
+    # a NaN is neither above nor below zero: the kernel takes it for one, numpy's != does not
+    is_float = np.issubdtype(values_ND.dtype, np.floating)
+    if is_float and not (is_full and values_ND.dtype == np.float32) and np.isnan(values_ND).any():
         raise InputError("expected numbers, got NaN; a NaN has no sign")
-    direction = np.packbits(values_ND > 0, axis=1, bitorder="little")
-    filled = values_ND != 0
-    return direction, None if filled.all() else np.packbits(filled, axis=1, bitorder="little")
+    return direction, nonzero, is_full
 
 
 def unpack_signs(direction_NB: U8, nonzero_NB: U8 | None = None, *, d: int) -> I8:
@@ -200,39 +218,6 @@ def random_bits(seed: int, draws: I64, examples: I64, *, d: int, stream: int = 0
     return bits
 
 
-def zstd_encode(data: bytes, *, level: int) -> bytes:
-    """Compress a plane, with zstd's own checksum."""
-    return bytes(Zstd(level=level, checksum=True).encode(data))
-
-
-def zstd_decode(data: bytes, *, size: int) -> U8:
-    """Decompress a plane into exactly ``size`` bytes.
-
-    Raises
-    ------
-    ChunkError
-        The bytes are corrupted, or hold another number of bytes.
-    """
-    # The library checks the upper bound only: a shorter frame would leave the end of ``out`` as it was in memory.
-    if _announced_size(data) != size:
-        raise ChunkError(f"expected {size} bytes of zstd data, got a frame of {_announced_size(data)}")
-    out = np.empty(size, np.uint8)
-    try:
-        Zstd().decode(data, out)
-    except (RuntimeError, ValueError) as error:
-        raise ChunkError(f"expected {size} bytes of zstd data: {error}") from None
-    return out
-
-
-def _announced_size(data: bytes) -> int:
-    """How many bytes a zstd frame says that it holds (RFC 8878, section 3.1.1.1); 0 where it does not say."""
-    flags = data[4] if len(data) > 4 else 0
-    single_segment = flags >> 5 & 1
-    start = 6 - single_segment + (0, 1, 2, 4)[flags & 3]
-    width = (single_segment, 2, 4, 8)[flags >> 6]
-    return int.from_bytes(data[start : start + width], "little") + (256 if width == 2 else 0)
-
-
 def _check_rows(direction_NB: U8, nonzero_NB: U8 | None, d: int) -> None:
     for plane in (direction_NB,) if nonzero_NB is None else (direction_NB, nonzero_NB):
         if plane.dtype != np.uint8 or plane.ndim != 2 or plane.shape[1] != row_bytes(d):
@@ -254,6 +239,31 @@ def _checked_out(x_ND: U8 | F32, out: F32 | None, rows: int, epsilon: F32) -> F3
     if out.shape != x_ND.shape or out.dtype != np.float32:
         raise InputError(f"expected out of float32 {x_ND.shape}, got {out.dtype} {out.shape}")
     return out
+
+
+@njit(nogil=True, cache=True)
+def _pack(values_ND: F32, direction_NB: U8, nonzero_NB: U8) -> bool:
+    """Both planes, a tile at a time; whether every value is above or below zero."""
+    d, is_full = values_ND.shape[1], True
+    above, below = np.zeros(8 * _TILE, np.uint8), np.zeros(8 * _TILE, np.uint8)
+    above_words, below_words = above.view(np.uint64), below.view(np.uint64)
+    for i in range(len(values_ND)):
+        for start in range(0, d, 8 * _TILE):
+            tile = values_ND[i, start : start + 8 * _TILE]
+            width, first = len(tile), start // 8
+            above[width:] = 0
+            below[width:] = 0
+            for j in range(width):
+                above[j] = tile[j] > 0
+                below[j] = tile[j] < 0
+            for b in range((width + 7) // 8):
+                direction_NB[i, first + b] = (above_words[b] * _GATHER) >> _HIGHEST
+                nonzero_NB[i, first + b] = ((above_words[b] | below_words[b]) * _GATHER) >> _HIGHEST
+        for b in range(d // 8):
+            is_full &= nonzero_NB[i, b] == 255
+        if d % 8:
+            is_full &= nonzero_NB[i, d // 8] == (1 << d % 8) - 1
+    return is_full
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})

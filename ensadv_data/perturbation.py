@@ -20,7 +20,7 @@ from ensadv_data import device_codec
 from ensadv_data.attacks.catalogue import noise_of, perturb
 from ensadv_data.attacks.gradient import input_gradients, labelled_gradients, logits_of
 from ensadv_data.attacks.single import random_step
-from ensadv_data.codec import pack_signs, quantise_deltas, random_bits, row_bytes
+from ensadv_data.codec import pack_planes, quantise_deltas, random_bits, row_bytes
 from ensadv_data.errors import ModelError
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.models import Model
@@ -212,8 +212,7 @@ def _packed(values_ND: Tensor) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.ui
     if values_ND.device.type != "cpu":
         there = device_codec.pack_signs(values_ND)
         return there[0].cpu().numpy(), there[1].cpu().numpy()
-    direction, nonzero = pack_signs(values_ND.numpy())
-    return direction, _no_zero(values_ND.shape[1]) if nonzero is None else nonzero
+    return pack_planes(values_ND.numpy())
 
 
 def _no_zero(d: int) -> npt.NDArray[np.uint8]:

@@ -24,7 +24,7 @@ Sources = Mapping[str, str]
 # other, but not in a circle.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "spec", "dist", "keys", "files", "ahead", "memory", "progress", "interrupts", "timing"),
-    ("attacks", "codec", "device_codec", "gather"),
+    ("attacks", "codec", "compression", "device_codec", "gather"),
     ("store", "data", "models", "manifest"),
     (
         "mixing",
@@ -68,7 +68,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "jinja2": ("report",),
     "matplotlib": ("report",),
     "numba": ("codec", "gather"),
-    "numcodecs": ("codec",),
+    "numcodecs": ("compression",),
     "pooch": ("data.fetch",),
     "pydantic": ("spec", "manifest"),
     "rich": ("progress", "terminal"),

@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensadv_data.attacks.gradient import input_gradient, logits_of
-from ensadv_data.codec import pack_signs, row_bytes, unpack_signs, zstd_decode
+from ensadv_data.codec import pack_signs, row_bytes, unpack_signs
+from ensadv_data.compression import zstd_decode
 from ensadv_data.data import ArrayDataset, Dataset, open_dataset
 from ensadv_data.errors import ChunkError, InputError, IntegrityError, OutputError, UnknownNameError
 from ensadv_data.inspection import describe_model, describe_store, is_store

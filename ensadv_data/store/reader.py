@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from ensadv_data.codec import row_bytes, zstd_decode
+from ensadv_data.codec import row_bytes
+from ensadv_data.compression import zstd_decode
 from ensadv_data.errors import AlignmentError, ChunkError, InputError, IntegrityError, UnknownNameError
 from ensadv_data.store.chunks import Cache, Chunks
 from ensadv_data.store.layout import (

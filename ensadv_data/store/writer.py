@@ -15,7 +15,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
-from ensadv_data.codec import zstd_encode
+from ensadv_data.compression import zstd_encode
 from ensadv_data.errors import InputError, IntegrityError, OutputError
 from ensadv_data.files import naming_trouble, write_atomic
 from ensadv_data.store.layout import FORMAT, Entry, Header, Planes, layout, root_attributes, shortened, zstd_level

@@ -1,0 +1,325 @@
+"""docs/performance.md, from the figures in results/: every number of it is one of theirs, or computed from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Found = Mapping[str, Any]
+
+HEAD = """# What the store costs, and spares
+
+<!-- written by benchmarks/run.py: change the text there, and the figures by measuring again -->
+
+Each section names the command that made it; `make bench` runs them all, in {minutes} minutes on {machine}
+(Python {python}, PyTorch {torch}), and writes this page. `ensadv-data bench` measures the first questions on your own
+machine, in half a minute. Alternatives are measured in turn, A B A B …, each with one thread; a ratio is the median of
+the turns' own ratios, with its quartiles in brackets: the wider they are, the noisier the machine was.
+
+What was promised before anything was measured:
+
+"""
+
+
+def build(results: Path, commands: Mapping[str, str]) -> str:
+    """The page; a section without figures says that it was not measured."""
+    found = {name: json.loads(path.read_text()) for name in commands if (path := results / f"{name}.json").exists()}
+    first = next(iter(found.values()))
+    seconds = sum(about["seconds"] for name, about in found.items() if name in list(commands)[:-2])
+    head = HEAD.format(minutes=round(seconds / 60), **{key: first[key] for key in ("machine", "python", "torch")})
+    parts = [head, table(["promise", "measured", ""], [promise for make in PROMISES for promise in make(found)])]
+    for title, names, make in SECTIONS:
+        lines = [f"\n## {title}\n\n"]
+        for name in names:
+            lines.append(f"`python benchmarks/{commands[name]}`")
+            about = found.get(name)
+            lines.append(f" ({about['rounds']} rounds)\n\n" if about else ": not measured yet\n\n")
+            lines.append(make(about) if about else "")
+        parts += lines
+    return "".join(parts).replace("\n\n\n", "\n\n").rstrip() + "\n"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [columns, ["---"] + ["--:"] * (len(columns) - 1), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
+
+
+def spread(values: Sequence[float]) -> str:
+    """A ratio with its quartiles."""
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*values)
+
+
+# Promises
+
+
+def _judged(what: str, values: Mapping[str, float], *, least: float | None = None, most: float | None = None) -> list:
+    bound = f"≥ {least:g}" if least is not None else f"≤ {most:g}"
+    held = [v >= least if least is not None else v <= most for v in values.values()]
+    shown = ", ".join(f"{name} {value:.2f}".strip() for name, value in values.items())
+    return [[f"{what} {bound}", shown, "holds" if all(held) else "does not hold" if not any(held) else "holds in part"]]
+
+
+def _steps(found: Found) -> list[list[str]]:
+    if "step" not in found:
+        return []
+    rows = found["step"]["architectures"]
+    return [
+        *_judged(
+            "step from the store ÷ clean step", {a: row["over_clean"]["store"][0] for a, row in rows.items()}, most=1.05
+        ),
+        *_judged(
+            "static model online ÷ store", {a: row["over_store"]["static"][0] for a, row in rows.items()}, least=1.3
+        ),
+    ]
+
+
+def _applied(found: Found) -> list[list[str]]:
+    if "apply" not in found:
+        return []
+    rows = found["apply"]["d"]
+    shares = {f"D = {int(d):,}:": row["share_of_fill"]["apply"][0] for d, row in rows.items() if int(d) >= 150_000}
+    return _judged("apply ÷ fill", shares, least=0.6)
+
+
+def _rows(found: Found) -> list[list[str]]:
+    shares = {}
+    for name in ("rows-98", "rows-33500"):
+        if name in found:
+            shares[f"{found[name]['width']:,} B:"] = found[name]["engines"][BARE]["random"]["its_time_over_ours"][0]
+    return _judged("random rows ÷ the same from a memory map", shares, least=0.8) if shares else []
+
+
+def _precomputed(found: Found) -> list[list[str]]:
+    if "precompute" not in found:
+        return []
+    rows = {a: row["bare_over_block"][0] for a, row in found["precompute"]["architectures"].items()}
+    small = {a: rows.pop(a) for a in ("D",) if a in rows}
+    what = "precompute ÷ bare gradients"
+    return [*_judged(what, rows, least=0.95), *_judged(what, small, least=0.85)]
+
+
+def _sized(found: Found) -> list[list[str]]:
+    if "size" not in found:
+        return []
+    rows = {
+        a: max(bits for attack, bits in row["bits_a_value"].items() if attack != "pgd")
+        for a, row in found["size"]["architectures"].items()
+    }
+    return _judged("bits a value, with the mask,", rows, most=1.03)
+
+
+def _grown(found: Found) -> list[list[str]]:
+    name = "growth-10M" if "growth-10M" in found else "growth"
+    if name not in found:
+        return []
+    return _judged("memory: bytes more for each example", found[name]["bytes_an_example"], most=16)
+
+
+def _signed(found: Found) -> list[list[str]]:
+    if "signs" not in found:
+        return []
+    rows = {a: float(sum(row["margin, float32"].values())) for a, row in found["signs"]["models"].items()}
+    values = min(row["values"] for row in found["signs"]["models"].values())
+    return _judged(f"signs of float32 that are not float64's, of {values:,}", rows, most=0)
+
+
+PROMISES: list[Callable[[Found], list[list[str]]]] = [
+    _steps, _applied, _rows, _precomputed, _sized, _grown, _signed,
+]  # fmt: skip
+
+
+# Sections
+
+BARE = "memmap, same gather"
+WAYS = ("clean", "store", "online", "static")
+
+
+def step(found: Found) -> str:
+    """Table and figure of the steps."""
+    rows = [
+        [
+            name,
+            *(f"{row['milliseconds'][way][0]:.1f}" for way in WAYS),
+            *(spread(row["over_clean"][way]) for way in WAYS[1:]),
+            spread(row["over_store"]["static"]),
+        ]
+        for name, row in found["architectures"].items()
+    ]
+    columns = ["", *(f"{way}, ms" for way in WAYS), *(f"{way} ÷ clean" for way in WAYS[1:]), "static ÷ store"]
+    return (
+        "A step on 128 images: 128 clean ones, or 64 and their 64 perturbations, which are read from the *store*, or "
+        "computed *online*, of the model itself (Step-LL), or of a *static* model (R+FGSM). Images and store are read "
+        "in the step's turn; in training a thread reads ahead.\n\n"
+        + table(columns, rows)
+        + "![a training step of architecture C](step.svg)\n"
+    )
+
+
+def sources(found: Found) -> str:
+    """Cost over the number of sources."""
+    rows = [
+        [name, f"{row['share']:.3f}", spread(row["over_store"]), f"{row['model']:.2f}"]
+        for name, row in found["sources"].items()
+    ]
+    return (
+        "The paper's claim (Section 4.2): with n sources, one of them online, only every n-th batch needs a gradient. "
+        f"Architecture {found['architecture']}, {found['steps']} steps a figure, the sources drawn as in training. "
+        "*Model*: 1 + (r − 1)·s of the share s of steps that computed one, r the cost of n = 1.\n\n"
+        + table(["sources", "share that computed", "÷ a step from the store", "model"], rows)
+    )
+
+
+def applied(found: Found) -> str:
+    """Codec beside the bandwidth of memory."""
+    names = list(next(iter(found["d"].values()))["share_of_fill"])
+    rows = [
+        [name, *(spread(row["share_of_fill"][name]) for row in found["d"].values())] for name in names if name != "fill"
+    ]
+    columns = ["time of a fill ÷ its time", *(f"D = {int(d):,}" for d in found["d"])]
+    rates = ", ".join(f"{row['gigabytes_written_a_second']['fill']:g}" for row in found["d"].values())
+    return (
+        f"*Fill* writes as many float32 as there are values ({rates} GB/s), *copy* reads and writes them. *Apply* "
+        "turns bits and bytes of images into adversarial images; *pack* turns gradients into bits.\n\n"
+        + table(columns, rows)
+    )
+
+
+def rows_of(found: Found) -> str:
+    """Engines beside ours."""
+    orders = ("random", "block", "sequential")
+    rows = [
+        [name, *(spread(about[order]["its_time_over_ours"]) if order in about else "–" for order in orders)]
+        for name, about in found["engines"].items()
+    ]
+    rate = found["engines"][BARE]["random"]["rows_a_second"]["ensadv-data"]
+    missing = f" Not installed: {', '.join(found['not_installed'])}." if found["not_installed"] else ""
+    return (
+        f"{found['rows']:,} rows of {found['width']:,} bytes, in batches of 64, from the page cache; ours reads "
+        f"{rate:,} random rows a second. *Block*: blocks in random order, shuffled in a window of four.{missing}\n\n"
+        + table(["its time ÷ ours", *orders], rows)
+    )
+
+
+def precomputed(found: Found) -> str:
+    """Precompute beside the bare loop."""
+    rows = [
+        [
+            name,
+            f"{row['images_a_second']['block']:,}",
+            spread(row["bare_over_block"]),
+            spread(row["one_by_one_over_one_pass"]),
+        ]
+        for name, row in found["architectures"].items()
+    ]
+    return (
+        "A block of MNIST under FGSM, as a worker of precompute makes it: read, computed, packed, digested, written; "
+        "beside a bare loop of input gradients. *One pass*: FGSM and Step-LL of four models together, beside each "
+        "of the eight by itself.\n\n"
+        + table(["", "images a second", "bare ÷ precompute", "one by one ÷ one pass"], rows)
+    )
+
+
+def sized(found: Found) -> str:
+    """Bits a value."""
+    attacks = list(next(iter(found["architectures"].values()))["bits_a_value"])
+    rows = [
+        [
+            name,
+            *(f"{row['bits_a_value'][attack]:.3f}" for attack in attacks),
+            f"{row['fgsm_as_float32_by_zstd']:.2f}",
+        ]
+        for name, row in found["architectures"].items()
+    ]
+    images = next(iter(found["architectures"].values()))["images_by_zstd"]
+    return (
+        f"Bits a value and draw in a store of {found['n']:,} images, masks and labels included; float32 takes 32, a "
+        f"uint8 image 8 (of MNIST by zstd {images:.2f}). Last: the signs of FGSM as float32, compressed by zstd.\n\n"
+        + table(["", *attacks, "float32 by zstd"], rows)
+    )
+
+
+def signed(found: Found) -> str:
+    """Wrong signs by precision."""
+    kinds = ("margin, float32", "margin, bfloat16", "ce, float32", "ce, bfloat16")
+    rows = [
+        [
+            name,
+            f"{100 * row['saturated_images']:.0f}%",
+            *(f"{sum(row[k].values()):,} ({100 * sum(row[k].values()) / row['values']:.2g}%)" for k in kinds),
+        ]
+        for name, row in found["models"].items()
+    ]
+    return (
+        "Signs that are not float64's, of models that have learnt 500 images by heart; *saturated*: images to whose "
+        "predicted label the model gives a probability that float32 rounds to 1.\n\n"
+        + table(["", "saturated", *kinds], rows)
+    )
+
+
+def grown(found: Found) -> str:
+    """Memory and speed over N."""
+    rows = [
+        [
+            f"{int(n):,}",
+            f"{row['precompute']['images_a_second']:,}",
+            f"{row['precompute']['bytes'] / 1e6:.0f}",
+            f"{row['train']['steps_a_second']:g}",
+            f"{row['train']['seconds_to_start']:g}",
+            f"{row['train']['bytes'] / 1e6:.0f}",
+        ]
+        for n, row in found["n"].items()
+    ]
+    columns = ["N", "precompute, images a second", "MB more", "train, steps a second", "seconds to start", "MB more"]
+    return (
+        "Rows of 98 bytes of made-up images and a linear model, each N in new processes; *MB more*: anonymous memory "
+        "at its most, less that before. Training starts by comparing the data set's digest with the store's.\n\n"
+        + table(columns, rows)
+    )
+
+
+def kept(found: Found) -> str:
+    """Freed memory."""
+    ratio = spread(found["kept_over_given_back"])
+    return (
+        f"A step of architecture {found['architecture']} where the process keeps freed memory for the next one, as the "
+        f"commands do, ÷ one where it gives it back: {ratio}. Peak of memory {found['peak_mib']['kept']} MiB instead "
+        f"of {found['peak_mib']['given back']}.\n"
+    )
+
+
+def gpu(found: Found) -> str:
+    """Everything of a GPU."""
+    rows = []
+    for name, about in found.items():
+        for key in about if isinstance(about, dict) else ():
+            if key.startswith("steps of "):
+                batch = key.removeprefix("steps of ")
+                rates = about[f"precompute by {batch}"]
+                rows.append(
+                    [
+                        f"{name}, {batch} images",
+                        *(spread(about[key]["over_clean"][way]) for way in WAYS[1:]),
+                        spread(about[key]["share_of_the_store"]),
+                        f"{rates['images_a_second']['precompute']:,}",
+                        spread(rates["bare_over_precompute"]),
+                    ]
+                )
+    columns = ["", *(f"{way} ÷ clean" for way in WAYS[1:]), "share of the store", "precompute, images/s", "bare ÷ it"]
+    return f"On {found['device']}.\n\n" + table(columns, rows)
+
+
+SECTIONS: list[tuple[str, list[str], Callable[[Found], str]]] = [
+    ("A training step", ["step"], step),
+    ("More sources, fewer gradients", ["sources"], sources),
+    ("Bits to images", ["apply"], applied),
+    ("Rows from the disk", ["rows-98", "rows-33500"], rows_of),
+    ("Precompute", ["precompute"], precomputed),
+    ("Size", ["size"], sized),
+    ("Precision", ["signs"], signed),
+    ("Growth", ["growth", "growth-10M"], grown),
+    ("Freed memory", ["memory"], kept),
+    ("On a GPU", ["gpu"], gpu),
+]

@@ -1,0 +1,63 @@
+"""The scripts of benchmarks/, where they are: each runs whole at a small size. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="an installation without the repository around it")
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run a script in this process, as torchvision can be imported here; returns its JSON."""
+
+    def ran(script: str, *words: str) -> dict:
+        out = tmp_path / "found.json"
+        monkeypatch.syspath_prepend(str(FOLDER))
+        monkeypatch.setattr(sys, "argv", [script, *words, "--rounds", "2", "--json", str(out)])
+        runpy.run_path(str(FOLDER / script), run_name="__main__")
+        return json.loads(out.read_text(encoding="utf-8"))
+
+    return ran
+
+
+def test_gpu_checks_and_times_on_the_cpu(run):
+    words = ("--models", "timm:resnet18=64", "--batches", "8", "--images", "16")
+    found = run("gpu.py", "--device", "cpu", *words)["timm:resnet18"]
+    assert found["equal"] == {"pack": True, "apply": True, "batch": True}
+    assert set(found["steps of 8"]["over_clean"]) == {"clean", "store", "online", "static"}
+    assert found["precompute by 8"]["images_a_second"]["precompute"] > 0
+
+
+def test_gpu_stops_where_the_device_differs(run, monkeypatch):
+    monkeypatch.setattr("ensadv_data.device_codec.pixels", lambda images: images.float() / 256)
+    with pytest.raises(SystemExit, match=r"the device and the CPU differ: .*'apply': False"):
+        run("gpu.py", "--device", "cpu", "--models", "timm:resnet18=64", "--batches", "8", "--images", "16")
+
+
+def test_signs_of_float32_are_those_of_float64(run):
+    found = run("signs.py", "--architecture", "D", "--limit", "500", "--epochs", "30")["models"]["D"]
+    assert found["values"] == 500 * 784
+    assert found["saturated_images"] > 0
+    assert sum(found["margin, float32"].values()) <= found["values"] / 100_000
+    assert found["margin, bfloat16"]["opposite"] > 0
+    assert found["ce, float32"]["opposite"] + found["ce, float32"]["lost"] > 0
+
+
+def test_size_counts_bits(run):
+    found = run("size.py", "--architecture", "D", "--limit", "500")["architectures"]["D"]
+    assert found["bits_a_value"]["r-fgsm"] == pytest.approx(98 * 8 / 784 + 32 / 784, abs=0.02)  # and a label an image
+    assert found["bits_a_value"]["pgd"] > 8
+
+
+def test_sources_counts_the_steps_that_computed(run):
+    found = run("sources.py", "--architecture", "D", "--steps", "4")["sources"]
+    assert found["store"]["share"] == 0
+    assert found["n = 1"]["share"] == 1
+    assert 0 < found["n = 2"]["share"] < 1

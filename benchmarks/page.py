@@ -198,7 +198,9 @@ def rows_of(found: Found) -> str:
     missing = f" Not installed: {', '.join(found['not_installed'])}." if found["not_installed"] else ""
     return (
         f"{found['rows']:,} rows of {found['width']:,} bytes, in batches of 64, from the page cache; ours reads "
-        f"{rate:,} random rows a second. *Block*: blocks in random order, shuffled in a window of four.{missing}\n\n"
+        f"{rate:,} random rows a second. *Block*: blocks in random order, shuffled in a window of four. "
+        "Array engines are asked for the rows of each batch, as by a loader over a plain array, and keep no decoded "
+        f"chunk between batches, but for tensorstore; those that shuffle by themselves do it their way.{missing}\n\n"
         + table(["its time ÷ ours", *orders], rows)
     )
 
@@ -215,9 +217,9 @@ def precomputed(found: Found) -> str:
         for name, row in found["architectures"].items()
     ]
     return (
-        "A block of MNIST under FGSM, as a worker of precompute makes it: read, computed, packed, digested, written; "
-        "beside a bare loop of input gradients. *One pass*: FGSM and Step-LL of four models together, beside each "
-        "of the eight by itself.\n\n"
+        "A block of a store of MNIST images under FGSM, as a worker of precompute makes it: read, computed, "
+        "packed, digested, written; beside a bare loop of input gradients. *One pass*: FGSM and Step-LL of two models "
+        "together, beside each of the four by itself.\n\n"
         + table(["", "images a second", "bare ÷ precompute", "one by one ÷ one pass"], rows)
     )
 
@@ -248,7 +250,7 @@ def signed(found: Found) -> str:
         [
             name,
             f"{100 * row['saturated_images']:.0f}%",
-            *(f"{sum(row[k].values()):,} ({100 * sum(row[k].values()) / row['values']:.2g}%)" for k in kinds),
+            *(_share(row, kind) for kind in kinds),
         ]
         for name, row in found["models"].items()
     ]
@@ -257,6 +259,11 @@ def signed(found: Found) -> str:
         "predicted label the model gives a probability that float32 rounds to 1.\n\n"
         + table(["", "saturated", *kinds], rows)
     )
+
+
+def _share(row: Found, kind: str) -> str:
+    wrong, values = sum(row[kind].values()), row["values_bfloat16" if "bfloat16" in kind else "values"]
+    return f"{wrong:,} ({100 * wrong / values:.2g}%)"
 
 
 def grown(found: Found) -> str:

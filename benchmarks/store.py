@@ -14,6 +14,7 @@ import importlib.util
 import itertools
 import multiprocessing
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -26,9 +27,10 @@ from figures import arguments_of, report, rounded
 from ensadv_data.gather import gather_rows
 from ensadv_data.mixing import epoch_order
 from ensadv_data.store import Entry, Header, Planes, StoreWriter, open_store
-from ensadv_data.timing import measure, ratio
+from ensadv_data.timing import Timing, measure, ratio
 
 BATCH = 64
+SECONDS = 0.3  # of a figure at most, where one batch takes less
 OURS, BARE = "ensadv-data", "memmap, same gather"
 ORDERS = ("random", "block", "sequential")
 Reader = Callable[[np.ndarray], Any]  # row indices → rows
@@ -40,20 +42,22 @@ def our_store(rows: np.ndarray, folder: Path) -> Reader:
     entry = Entry("m", "r-fgsm", "rsign", None, 0.1, 0, "0" * 64, "none", "margin")
     header = Header("rows", "train", "0" * 64, (1, 1, 8 * width), 2, n, 1, (entry.key,), {})
     writer = StoreWriter(folder, header, (entry,))
-    writer.create()
-    for block in range(header.blocks):
-        mine = rows[block * header.block : (block + 1) * header.block]
-        planes = Planes(direction=mine[None], label=np.zeros(len(mine), np.int32))
-        writer.write_block(block, {entry.key: planes}, np.zeros(len(mine), np.uint64))
-    writer.collect()
-    writer.close(b"{}")
+    if not any(folder.iterdir()):
+        writer.create()
+        for block in range(header.blocks):
+            mine = rows[block * header.block : (block + 1) * header.block]
+            planes = Planes(direction=mine[None], label=np.zeros(len(mine), np.int32))
+            writer.write_block(block, {entry.key: planes}, np.zeros(len(mine), np.uint64))
+        writer.collect()
+        writer.close(b"{}")
     store, draws = open_store(folder), np.zeros(BATCH, np.int64)
     return lambda indices: store.gather(entry, draws[: len(indices)], indices).direction
 
 
 def raw_map(rows: np.ndarray, folder: Path) -> Reader:
     """One file, mapped; gathered by the native code that our store uses."""
-    rows.tofile(folder / "rows")
+    if not any(folder.iterdir()):
+        rows.tofile(folder / "rows")
     mapped = np.memmap(folder / "rows", np.uint8, mode="r", shape=rows.shape)
     (n, width), table, draws = rows.shape, np.array([[mapped.ctypes.data]], np.uint64), np.zeros(BATCH, np.int64)
     used = np.zeros((1, 1), np.int64)
@@ -249,32 +253,44 @@ def passes(reader: Any, order: str, n: int, batches: int, chunk: int) -> Callabl
     return read
 
 
-def compared(name: str, folder: Path, n: int, width: int, batches: int, rounds: int) -> dict[str, Any]:
-    """An engine, our store and the bare map in turn; in a process of its own, as some engines leave threads at work."""
+def compared(name: str, common: Path, n: int, width: int, batches: int, rounds: int) -> dict[str, Any]:
+    """An engine, our store and the bare map in turn; in a process of its own, as some engines leave threads at work.
+
+    Ours and the map are written once, to ``common``; everything else is removed in the end.
+    """
     torch.set_num_threads(1)
     rows = np.random.default_rng(0).integers(0, 256, (n, width), dtype=np.uint8)
     some = np.random.default_rng(1).integers(n, size=BATCH)
-    readers = {}
-    for each in dict.fromkeys([OURS, BARE, name]):
-        (path := folder / each.replace(" ", "")).mkdir()
-        readers[each] = ENGINES[each][0](rows, path)
-        by_index = readers[each].get("random") if isinstance(readers[each], Own) else readers[each]
-        if by_index and not np.array_equal(by_index(some), rows[some]):
-            raise SystemExit(f"{each}: other rows than were written")
-    found = {}
-    for order in ORDERS:
-        ways = {
-            each: read
-            for each, reader in readers.items()
-            if (read := passes(reader, order, n, batches, chunk_of(rows)))
-        }
-        if name in ways:
-            timings = measure(ways, rounds=rounds)
-            found[order] = {
-                "rows_a_second": {each: round(BATCH * batches / timing.median) for each, timing in timings.items()},
-                "its_time_over_ours": rounded(ratio(timings, name, OURS)),
-            }
-    return found
+    with tempfile.TemporaryDirectory() as own:
+        readers = {}
+        for each in dict.fromkeys([OURS, BARE, name]):
+            path = (common if each in (OURS, BARE) else Path(own)) / each.replace(" ", "")
+            path.mkdir(exist_ok=True)
+            readers[each] = ENGINES[each][0](rows, path)
+            by_index = readers[each].get("random") if isinstance(readers[each], Own) else readers[each]
+            for start in range(0, n if each in (OURS, BARE) else 0, BATCH):  # the system maps every page once
+                by_index(np.arange(start, min(start + BATCH, n)))
+            if by_index and not np.array_equal(by_index(some), rows[some]):
+                raise SystemExit(f"{each}: other rows than were written")
+        found = {}
+        for order in ORDERS:
+            ways, counts = {}, {}
+            for each, reader in readers.items():
+                if one := passes(reader, order, n, 1, chunk_of(rows)):
+                    began = time.perf_counter()
+                    one()
+                    counts[each] = max(1, min(batches, round(SECONDS / (time.perf_counter() - began))))
+                    ways[each] = passes(reader, order, n, counts[each], chunk_of(rows))
+            if name in ways:
+                timings = {
+                    each: Timing(tuple(seconds / counts[each] for seconds in timing.seconds))
+                    for each, timing in measure(ways, rounds=rounds).items()
+                }
+                found[order] = {
+                    "rows_a_second": {each: round(BATCH / timing.median) for each, timing in timings.items()},
+                    "its_time_over_ours": rounded(ratio(timings, name, OURS)),
+                }
+        return found
 
 
 def main() -> None:
@@ -283,19 +299,17 @@ def main() -> None:
         __doc__,
         rows={"type": int, "default": 60_000},
         width={"type": int, "default": 98, "help": "bytes of a row"},
-        batches={"type": int, "default": 50, "help": "batches of 64 that make one figure"},
+        batches={"type": int, "default": 50, "help": "batches of 64 that make one figure, at most"},
     )
     missing, found = [], {}
-    for name, (_, module) in ENGINES.items():
-        if importlib.util.find_spec(module) is None:
-            missing.append(name)
-        elif name != OURS:
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process,
-            ):
-                sizes = arguments.rows, arguments.width, arguments.batches, arguments.rounds
-                found[name] = process.submit(compared, name, Path(folder), *sizes).result()
+    sizes = arguments.rows, arguments.width, arguments.batches, arguments.rounds
+    with tempfile.TemporaryDirectory() as common:
+        for name, (_, module) in ENGINES.items():
+            if importlib.util.find_spec(module) is None:
+                missing.append(name)
+            elif name != OURS:
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+                    found[name] = process.submit(compared, name, Path(common), *sizes).result()
     about = {"rows": arguments.rows, "width": arguments.width, "threads": 1, "not_installed": missing}
     report(arguments, {**about, "engines": found})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import runpy
 import sys
@@ -61,3 +62,21 @@ def test_sources_counts_the_steps_that_computed(run):
     assert found["store"]["share"] == 0
     assert found["n = 1"]["share"] == 1
     assert 0 < found["n = 2"]["share"] < 1
+
+
+def test_the_page_is_what_the_figures_make_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    script = importlib.import_module("run")
+    text = script.page.build(script.RESULTS, script.COMMANDS | script.LONGER)
+    assert script.PAGE.read_text(encoding="utf-8") == text
+    for words in (script.COMMANDS | script.LONGER).values():
+        assert (FOLDER / words.split()[0]).exists()
+
+
+def test_a_promise_that_does_not_hold_is_said(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    page = importlib.import_module("page")
+    (row,) = page._judged("cost", {"A": 1.0, "B": 1.2}, most=1.05)
+    assert row == ["cost ≤ 1.05", "A 1.00, B 1.20", "holds in part"]
+    assert page._judged("share", {"A": 0.5}, least=0.6)[0][2] == "does not hold"
+    assert page._judged("share", {"A": 0.6}, least=0.6)[0][2] == "holds"

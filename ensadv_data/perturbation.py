@@ -27,7 +27,7 @@ from ensadv_data.models import Model
 from ensadv_data.spec import AttackSpec, PrecomputeSpec
 from ensadv_data.store import Entry, Planes
 
-__all__ = ["entries_of", "equal_draws", "perturb_block"]
+__all__ = ["BlockRows", "entries_of", "equal_draws", "perturb_block"]
 
 _Packed = tuple[npt.NDArray[Any], ...]  # direction and mask, or deltas
 _FILL_STREAM = 2  # of the coin that replaces zeros; 0 is the random step of the R+ attacks
@@ -100,33 +100,66 @@ def perturb_block(
     ModelError
         A logit or a gradient is not finite; the message names source and example.
     """
-    n, d = len(images_NCHW), images_NCHW[0].size
-    rows: dict[str, tuple[npt.NDArray[Any], ...]] = {  # packed at once: bits, not values, wait for their block's end
-        attack.name: (np.empty((spec.draws, n, d), np.int8),)
-        if attack.kind == "delta"
-        else tuple(np.empty((spec.draws, n, row_bytes(d)), np.uint8) for _ in ("direction", "nonzero"))
-        for attack in spec.attacks
-    }
-    labels = {attack.name: np.empty(n, np.int32) for attack in spec.attacks}
-    size = int(spec.batch_size)
-    for start in range(0, n, size):
-        stop = min(start + size, n)
-        x = torch.from_numpy(images_NCHW[start:stop]).to(spec.device).float() / 255
-        examples = np.arange(first + start, first + stop)
-        label, made = _labelled(model, x, torch.from_numpy(y_true_N[start:stop]).to(x.device), spec, examples=examples)
-        for attack in spec.attacks:
-            labels[attack.name][start:stop] = label[attack.name].cpu().numpy()
-        for name, planes in made.items():
-            for array, plane in zip(rows[name], planes, strict=True):
-                array[:, start:stop] = plane
-        for k in range(spec.draws if len(made) < len(spec.attacks) else 0):
-            for name, planes in _draw(model, x, label, spec, entries, examples=examples, k=k).items():
-                for array, plane in zip(rows[name], planes, strict=True):
-                    array[k, start:stop] = plane
-    return {
-        entries[attack.name].key: _planes(rows[attack.name], labels[attack.name], spec, entries[attack.name], d, first)
-        for attack in spec.attacks
-    }
+    rows = BlockRows(model, spec, entries, n=len(images_NCHW), d=images_NCHW[0].size, first=first)
+    rows.fill(images_NCHW, y_true_N, at=0)
+    return rows.planes()
+
+
+class BlockRows:
+    """What one source makes of a block, packed at once: bits, not values, wait for the block's end.
+
+    Parameters
+    ----------
+    model, spec, entries, first
+        As of :func:`perturb_block`.
+    n, d
+        Images of the block, and values of each.
+    """
+
+    def __init__(
+        self, model: Model, spec: PrecomputeSpec, entries: Mapping[str, Entry], *, n: int, d: int, first: int
+    ) -> None:
+        self._model, self._spec, self._entries = model, spec, entries
+        self._d, self._first = d, first
+        self._rows: dict[str, tuple[npt.NDArray[Any], ...]] = {
+            attack.name: (np.empty((spec.draws, n, d), np.int8),)
+            if attack.kind == "delta"
+            else tuple(np.empty((spec.draws, n, row_bytes(d)), np.uint8) for _ in ("direction", "nonzero"))
+            for attack in spec.attacks
+        }
+        self._labels = {attack.name: np.empty(n, np.int32) for attack in spec.attacks}
+
+    def fill(self, images_NCHW: npt.NDArray[np.uint8], y_true_N: npt.NDArray[np.int64], *, at: int) -> None:
+        """Compute the rows of some images, of which the first is image ``at`` of the block.
+
+        ``at`` is a multiple of the batch size, so that the batches are those of the whole block. Raises as
+        :func:`perturb_block`.
+        """
+        model, spec, size = self._model, self._spec, int(self._spec.batch_size)
+        for start in range(0, len(images_NCHW), size):
+            stop = min(start + size, len(images_NCHW))
+            place = slice(at + start, at + stop)
+            x = torch.from_numpy(images_NCHW[start:stop]).to(spec.device).float() / 255
+            y_true, examples = torch.from_numpy(y_true_N[start:stop]), np.arange(place.start, place.stop) + self._first
+            label, made = _labelled(model, x, y_true.to(x.device), spec, examples=examples)
+            for attack in spec.attacks:
+                self._labels[attack.name][place] = label[attack.name].cpu().numpy()
+            for name, planes in made.items():
+                for array, plane in zip(self._rows[name], planes, strict=True):
+                    array[:, place] = plane
+            for k in range(spec.draws if len(made) < len(spec.attacks) else 0):
+                for name, planes in _draw(model, x, label, spec, self._entries, examples=examples, k=k).items():
+                    for array, plane in zip(self._rows[name], planes, strict=True):
+                        array[k, place] = plane
+
+    def planes(self) -> dict[str, Planes]:
+        """For each entry's key, planes with leading axis K."""
+        return {
+            self._entries[name].key: _planes(
+                rows, self._labels[name], self._spec, self._entries[name], self._d, self._first
+            )
+            for name, rows in self._rows.items()
+        }
 
 
 def _labelled(

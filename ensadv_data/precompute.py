@@ -7,40 +7,37 @@ named by (seed, source, draw, first example of the batch), and it may run twice 
 
 from __future__ import annotations
 
-import logging
 import math
 import platform
-import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import dask
-import distributed
 import numpy as np
 import torch
 from torch import nn
 
 from ensadv_data.calibration import best_batch_size
+from ensadv_data.cluster import connected, streamed
 from ensadv_data.data import Dataset, digest_examples, open_data
 from ensadv_data.dist import available_cores, check_device, intra_op_threads
-from ensadv_data.errors import EnsadvError, InputError, IntegrityError, Interrupted, ModelError
+from ensadv_data.errors import IntegrityError, Interrupted, ModelError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
-from ensadv_data.memory import keep_freed_memory
 from ensadv_data.models import Model, check_models, load_model, with_leaves
-from ensadv_data.perturbation import entries_of, equal_draws, perturb_block
+from ensadv_data.perturbation import BlockRows, entries_of, equal_draws
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, PrecomputeSpec
-from ensadv_data.store import Entry, Header, Planes, StoreWriter, block_size, root_attributes
+from ensadv_data.store import Entry, Header, StoreWriter, block_size, root_attributes
 
 __all__ = ["Block", "Job", "Outcome", "compute_block", "plan_blocks", "precompute_store"]
 
+_PART = 4096  # images of a block that are in memory at once, about
 _COMPUTING = threading.Lock()  # a worker with several threads still computes one block at a time
 
 
@@ -97,25 +94,36 @@ def compute_block(job: Job, block: Block) -> dict[str, Any]:
     OutputError
         The store cannot be written.
     """
-    data = _dataset(job.data, job.spec.split)
-    images, labels = data.read(np.arange(block.first, block.last + 1))
-    planes: dict[str, Planes] = {}
-    bfloat16 = torch.autocast(torch.device(job.spec.device).type, torch.bfloat16, job.spec.precision == "bfloat16")
-    with _COMPUTING, intra_op_threads(1 if job.spec.device == "cpu" else None), bfloat16:
-        for name, reference in job.spec.models.items():
-            entries = {entry.attack: entry for entry in job.entries if entry.source == name}
-            expected = next(iter(entries.values())).source_digest
-            model = _model(reference, name, job.spec.device, expected, job.spec.compile)
-            try:
-                planes |= perturb_block(model, images, job.spec, entries, first=block.first, y_true_N=labels)
-            except ModelError as error:
-                raise ModelError(f"block {block.index}: {error}; nothing was written for this block") from None
-            except RuntimeError as error:
-                if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                    raise
-                cause = str(error).strip().splitlines()[0]
-                raise ModelError(f"source {name}: torch.compile failed: {cause}; leave out --compile") from None
-    return StoreWriter(job.path, job.header, job.entries).write_block(block.index, planes, digest_examples(images))
+    data, spec, rows = _dataset(job.data, job.spec.split), job.spec, dict[str, BlockRows]()
+    n, part = block.last + 1 - block.first, max(1, _PART // int(spec.batch_size)) * int(spec.batch_size)
+    digests = []
+    bfloat16 = torch.autocast(torch.device(spec.device).type, torch.bfloat16, spec.precision == "bfloat16")
+    with _COMPUTING, intra_op_threads(1 if spec.device == "cpu" else None), bfloat16:
+        for at in range(0, n, part):  # the images of a part are read once, for all sources
+            images, labels = data.read(np.arange(block.first + at, block.first + min(at + part, n)))
+            digests.append(digest_examples(images))
+            for name in spec.models:
+                try:
+                    if name not in rows:
+                        rows[name] = _rows_of(job, block, name)
+                    rows[name].fill(images, labels, at=at)
+                except ModelError as error:
+                    raise ModelError(f"block {block.index}: {error}; nothing was written for this block") from None
+                except RuntimeError as error:
+                    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                        raise
+                    cause = str(error).strip().splitlines()[0]
+                    raise ModelError(f"source {name}: torch.compile failed: {cause}; leave out --compile") from None
+    planes = {key: plane for source in rows.values() for key, plane in source.planes().items()}
+    return StoreWriter(job.path, job.header, job.entries).write_block(block.index, planes, np.concatenate(digests))
+
+
+def _rows_of(job: Job, block: Block, name: str) -> BlockRows:
+    entries = {entry.attack: entry for entry in job.entries if entry.source == name}
+    expected = next(iter(entries.values())).source_digest
+    model = _model(job.spec.models[name], name, job.spec.device, expected, job.spec.compile)
+    count = block.last + 1 - block.first
+    return BlockRows(model, job.spec, entries, n=count, d=job.header.d, first=block.first)
 
 
 def precompute_store(
@@ -188,67 +196,8 @@ def _results(
         return iter(())
     if workers == 0 and scheduler is None:
         return (compute_block(job, block) for block in todo)
-    client = stack.enter_context(_client(min(workers or available_cores(), len(todo)), scheduler))
-    return _stream(client, job, todo)
-
-
-@contextmanager
-def _client(workers: int, scheduler: str | None) -> Iterator[distributed.Client]:
-    if scheduler is not None:
-        try:
-            client = distributed.Client(scheduler, timeout="15s", set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"expected a dask scheduler at {scheduler}, could not connect: {error}") from None
-        with client:
-            yield client
-        return
-    quiet = {"distributed.worker.daemon": True, "distributed.admin.log-format": "%(message)s"}
-    with (
-        dask.config.set(quiet),
-        distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
-        client.register_plugin(_OurWorker())
-        yield client
-
-
-class _OurWorker(distributed.WorkerPlugin):
-    """For workers that were started here.
-
-    A terminal sends Ctrl-C to workers too; the process that started them ends them, without their traces.
-    """
-
-    def setup(self, worker: distributed.Worker) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        keep_freed_memory()
-
-
-def _stream(client: distributed.Client, job: Job, todo: list[Block]) -> Iterator[dict[str, Any]]:
-    threads = sum(worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
-    ahead = 2 * max(threads, 1)
-    waiting = iter(todo[ahead:])
-
-    def submit(block: Block) -> distributed.Future[dict[str, Any]]:
-        return client.submit(compute_block, job, block, pure=False, retries=0)
-
-    completed = distributed.as_completed([submit(block) for block in todo[:ahead]], loop=client.loop)
-    try:
-        for future in completed:
-            yield future.result()
-            following = next(waiting, None)
-            if following is not None:
-                completed.add(submit(following))
-    except distributed.scheduler.KilledWorker as error:
-        raise EnsadvError(
-            f"workers died while computing a block (out of memory?): {error}; run it again to resume"
-        ) from None
+    client = stack.enter_context(connected(min(workers or available_cores(), len(todo)), scheduler))
+    return streamed(client, partial(compute_block, job), todo)
 
 
 def _sized(spec: PrecomputeSpec, dataset: Dataset, models: list[Model], out: Path) -> tuple[PrecomputeSpec, list[str]]:

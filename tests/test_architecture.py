@@ -24,7 +24,7 @@ Sources = Mapping[str, str]
 # other, but not in a circle.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "spec", "dist", "keys", "files", "ahead", "memory", "progress", "interrupts", "timing"),
-    ("attacks", "codec", "compression", "device_codec", "gather"),
+    ("attacks", "cluster", "codec", "compression", "device_codec", "gather"),
     ("store", "data", "models", "manifest"),
     (
         "mixing",
@@ -62,8 +62,8 @@ DOORS = {
 
 HOMES: Mapping[str, tuple[str, ...]] = {
     "click": ("cli", "options", "__main__"),
-    "dask": ("precompute",),
-    "distributed": ("precompute",),
+    "dask": ("cluster",),
+    "distributed": ("cluster",),
     "google_crc32c": ("store",),
     "jinja2": ("report",),
     "matplotlib": ("report",),

@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ensadv_data.precompute as module
+from ensadv_data import cluster
 from ensadv_data.data import open_dataset
 from ensadv_data.errors import EnsadvError, InputError, IntegrityError, Interrupted, ModelError, OutputError
 from ensadv_data.manifest import Manifest, read_manifest
 from ensadv_data.models import build_model, load_model, save_model
-from ensadv_data.precompute import Block, Outcome, _model, compute_block, plan_blocks, precompute_store
+from ensadv_data.precompute import Outcome, _model, compute_block, plan_blocks, precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import open_store
 from laws import is_pure
@@ -100,8 +101,8 @@ def test_a_running_cluster_makes_the_same_objects(tmp_path, source, reference):
         protocol="tcp",
         host="127.0.0.1",
         dashboard_address="127.0.0.1:0",
-    ) as cluster:
-        outcome = precompute_store(spec_of(source), DATA, tmp_path / "s", scheduler=cluster.scheduler_address)
+    ) as local:
+        outcome = precompute_store(spec_of(source), DATA, tmp_path / "s", scheduler=local.scheduler_address)
     assert outcome.digest == reference.digest
     assert read_manifest(tmp_path / "s") == reference
 
@@ -115,10 +116,10 @@ def test_an_error_on_a_worker_of_a_cluster_arrives_as_it_is(tmp_path, sick):
             protocol="tcp",
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
-        ) as cluster,
+        ) as local,
         pytest.raises(ModelError, match="source m, example 23: expected finite logits"),
     ):
-        precompute_store(sick, DATA, tmp_path / "s", scheduler=cluster.scheduler_address)
+        precompute_store(sick, DATA, tmp_path / "s", scheduler=local.scheduler_address)
 
 
 def test_an_address_without_a_scheduler_is_bad_input(tmp_path, source, monkeypatch):
@@ -126,7 +127,7 @@ def test_an_address_without_a_scheduler_is_bad_input(tmp_path, source, monkeypat
         precompute_store(spec_of(source), DATA, tmp_path / "a", scheduler="nowhere://here")
     hasty = distributed.Client
     monkeypatch.setattr(
-        module.distributed, "Client", lambda address, timeout, **words: hasty(address, timeout="200ms", **words)
+        cluster.distributed, "Client", lambda address, timeout, **words: hasty(address, timeout="200ms", **words)
     )
     with pytest.raises(InputError, match="could not connect"):
         precompute_store(spec_of(source), DATA, tmp_path / "b", scheduler="tcp://127.0.0.1:9")
@@ -148,9 +149,9 @@ def test_workers_that_die_are_an_error_that_says_how_to_go_on(monkeypatch):
         def submit(self, *words, **options):
             return Future()
 
-    monkeypatch.setattr(module.distributed, "as_completed", lambda futures, loop: iter(futures))
+    monkeypatch.setattr(cluster.distributed, "as_completed", lambda futures, loop: iter(futures))
     with pytest.raises(EnsadvError, match="run it again to resume"):
-        list(module._stream(Client(), None, [Block(0, 0, 1)]))
+        list(cluster.streamed(Client(), str, [1]))
 
 
 # Nothing is done twice, or over something else
@@ -381,3 +382,31 @@ def test_a_compiler_that_fails_is_said(tmp_path, source, monkeypatch):
 def test_parameters_get_no_gradient(source):
     model = _model(source, "d", "cpu", load_model(source).digest, False)
     assert not any(parameter.requires_grad for parameter in model.module.parameters())
+
+
+class Watched:
+    """A data set that notes how many images are read at once."""
+
+    def __init__(self, data, parts):
+        self._data, self._parts = data, parts
+
+    def __getattr__(self, name):
+        return getattr(self._data, name)
+
+    def __len__(self):
+        return len(self._data)
+
+    def read(self, indices):
+        self._parts.append(len(indices))
+        return self._data.read(indices)
+
+
+def test_a_block_read_in_parts_is_the_block_read_at_once(tmp_path, source, monkeypatch):
+    spec = spec_of(source, attacks=("fgsm", "r-fgsm", "pgd"), batch_size=2)
+    whole = precompute_store(spec, DATA, tmp_path / "whole", workers=0)
+    monkeypatch.setattr(module, "_PART", 2)
+    parts: list[int] = []
+    data = module._dataset(DATA, "train")
+    monkeypatch.setattr(module, "_dataset", lambda *of: Watched(data, parts))
+    assert precompute_store(spec, DATA, tmp_path / "parts", workers=0).digest == whole.digest
+    assert max(parts) == 2

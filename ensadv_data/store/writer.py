@@ -107,27 +107,34 @@ class StoreWriter:
         OutputError
             The disk is full, or the folder cannot be written.
         """
-        objects = {f"example_digest/c/{block}": self._chunk("example_digest", digests_N.astype("<u8"))}
-        zeros = {}
+        objects, zeros = {}, {}
+        for rows in planes.values():  # before anything is written
+            _present(rows.label)
+            _present(rows.direction if rows.delta is None else rows.delta)
+
+        def put(name: str, array: str, rows: npt.NDArray[Any]) -> None:  # at once: no more than a chunk is held
+            data = self._chunk(array, rows)
+            write_atomic(self.path / name, data)
+            objects[name] = [len(data), hashlib.sha256(data).hexdigest()]
+
+        put(f"example_digest/c/{block}", "example_digest", digests_N.astype("<u8"))
         for key, rows in planes.items():
-            objects[f"{key}/label/c/{block}"] = self._chunk(f"{key}/label", _present(rows.label).astype("<i4"))
+            put(f"{key}/label/c/{block}", f"{key}/label", _present(rows.label).astype("<i4"))
             if rows.delta is not None:
                 for k, plane in enumerate(rows.delta):
-                    objects[f"{key}/delta/c/{k}/{block}/0"] = self._chunk(f"{key}/delta", plane)
+                    put(f"{key}/delta/c/{k}/{block}/0", f"{key}/delta", plane)
                 continue
             zeros[key] = 0 if rows.nonzero is None else _count_zeros(rows.nonzero, self.header.d)
             for k, plane in enumerate(_present(rows.direction)):
                 mask = _full_mask(len(plane), self.header.d) if rows.nonzero is None else rows.nonzero[k]
-                objects[f"{key}/direction/c/{k}/{block}/0"] = self._chunk(f"{key}/direction", plane)
-                objects[f"{key}/nonzero/c/{k}/{block}/0"] = self._chunk(f"{key}/nonzero", mask)
-        for name, data in objects.items():
-            write_atomic(self.path / name, data)
+                put(f"{key}/direction/c/{k}/{block}/0", f"{key}/direction", plane)
+                put(f"{key}/nonzero/c/{k}/{block}/0", f"{key}/nonzero", mask)
         first = block * self.header.block
         record = {
             "block": block,
             "first": first,
             "last": min(first + self.header.block, self.header.n) - 1,
-            "objects": {key: [len(data), hashlib.sha256(data).hexdigest()] for key, data in objects.items()},
+            "objects": objects,
             "zeros": zeros,
         }
         write_atomic(self.path / "progress" / f"block-{block:06d}.json", _json(record))
@@ -250,7 +257,7 @@ def _present(rows: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
 
 def _full_mask(n: int, d: int) -> U8:
     """A mask without a zero."""
-    return np.packbits(np.ones((n, d), bool), axis=1, bitorder="little")
+    return np.tile(np.packbits(np.ones(d, bool), bitorder="little"), (n, 1))
 
 
 def _count_zeros(nonzero_KNB: U8, d: int) -> int:

@@ -23,11 +23,12 @@ What was promised before anything was measured:
 """
 
 
-def build(results: Path, commands: Mapping[str, str]) -> str:
-    """The page; a section without figures says that it was not measured."""
+def build(results: Path, usual: Mapping[str, str], longer: Mapping[str, str]) -> str:
+    """The page, from what ``make bench`` runs and what is longer; a section without figures says that it has none."""
+    commands = {**usual, **longer}
     found = {name: json.loads(path.read_text()) for name in commands if (path := results / f"{name}.json").exists()}
     first = next(iter(found.values()))
-    seconds = sum(about["seconds"] for name, about in found.items() if name in list(commands)[:-2])
+    seconds = sum(about["seconds"] for name, about in found.items() if name in usual)
     head = HEAD.format(minutes=round(seconds / 60), **{key: first[key] for key in ("machine", "python", "torch")})
     parts = [head, table(["promise", "measured", ""], [promise for make in PROMISES for promise in make(found)])]
     for title, names, make in SECTIONS:

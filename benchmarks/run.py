@@ -56,7 +56,7 @@ def main() -> None:
         found = json.loads(out.read_text(encoding="utf-8"))
         found["seconds"] = round(time.perf_counter() - began)
         out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(page.build(RESULTS, COMMANDS | LONGER), encoding="utf-8")
+    PAGE.write_text(page.build(RESULTS, COMMANDS, LONGER), encoding="utf-8")
     print(f"page: {PAGE}")
 
 

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from figures import arguments_of, milliseconds, ratios, report, rounded
+from figures import arguments_of, milliseconds, report, rounded
 from matplotlib.figure import Figure
 
 from ensadv_data.bench import step_alternatives
@@ -69,7 +69,6 @@ def main() -> None:
             "milliseconds": milliseconds(timings),
             "over_clean": {name: rounded(ratio(timings, name, "clean")) for name in timings},
             "over_store": {name: rounded(ratio(timings, name, "store")) for name in timings},
-            "store_over": ratios(timings, "store"),
         }
         if arguments.figure and architecture == "C":
             draw(arguments.figure, timings, architecture)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ensadv_data.attacks.loss import margin
-from ensadv_data.codec import apply_signs, pack_signs, row_bytes
+from ensadv_data.codec import apply_signs, full_mask, pack_signs, row_bytes
 from ensadv_data.data import Dataset, digest_examples
 from ensadv_data.dist import check_device, intra_op_threads
 from ensadv_data.gather import gather_rows
@@ -77,14 +77,12 @@ def random_store(dataset: Dataset, folder: Path, *, sources: Sequence[str] = ("s
     writer = StoreWriter(folder, header, entries)
     writer.create()
     generator = numpy_generator("bench", "store")
-    last = np.uint8(255 >> -header.d % 8)  # the bits after the D-th of a row are zero
     for block in range(header.blocks):
         indices = np.arange(block * header.block, min((block + 1) * header.block, header.n))
         planes = {}
         for key in keys:
             bits = generator.integers(0, 256, (draws, len(indices), row_bytes(header.d)), dtype=np.uint8)
-            bits[..., -1] &= last
-            planes[key] = Planes(direction=bits, label=np.zeros(len(indices), np.int32))
+            planes[key] = Planes(direction=bits & full_mask(header.d), label=np.zeros(len(indices), np.int32))
         writer.write_block(block, planes, digest_examples(dataset.read(indices)[0]))
     record = DataRecord(name=dataset.name, digest=dataset.digest, **about)
     _, zeros = writer.collect()  # nobody verifies its objects

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ensadv_data.attacks.gradient import input_gradient
+from ensadv_data.attacks.gradient import labelled_gradients
 from ensadv_data.data import Dataset
 from ensadv_data.models import Model
 from ensadv_data.progress import progress_bar
@@ -30,7 +30,7 @@ def best_batch_size(models: Sequence[Model], dataset: Dataset, *, device: str, m
     most
         No batch can be larger: a block has no more images.
     trials
-        The fastest of so many counts.
+        The fastest of so many counts, after one that warms up.
 
     Raises
     ------
@@ -44,7 +44,8 @@ def best_batch_size(models: Sequence[Model], dataset: Dataset, *, device: str, m
         size = best
         while size <= len(x):
             try:
-                seconds = min(_seconds(models, x[:size]) for _ in range(trials + 1)) / size
+                _seconds(models, x[:size])
+                seconds = min(_seconds(models, x[:size]) for _ in range(trials)) / size
             except torch.OutOfMemoryError:
                 if size == best:
                     raise
@@ -59,7 +60,7 @@ def best_batch_size(models: Sequence[Model], dataset: Dataset, *, device: str, m
 def _seconds(models: Sequence[Model], x_NCHW: Tensor) -> float:
     began = time.perf_counter()
     for model in models:
-        input_gradient(model.module, x_NCHW, lambda logits_NK: logits_NK.argmax(1))
+        labelled_gradients(model.module, x_NCHW, lambda logits_NK: [logits_NK.argmax(1)], losses=["margin"])
     if x_NCHW.device.type == "cuda":
         torch.cuda.synchronize(x_NCHW.device)
     return time.perf_counter() - began

@@ -28,6 +28,7 @@ from ensadv_data.errors import InputError
 __all__ = [
     "apply_deltas",
     "apply_signs",
+    "full_mask",
     "pack_planes",
     "pack_signs",
     "quantise_deltas",
@@ -54,6 +55,11 @@ _HIGHEST = np.uint64(56)
 def row_bytes(d: int) -> int:
     """Bytes of one packed row of ``d`` signs."""
     return -(-d // 8)
+
+
+def full_mask(d: int) -> U8:
+    """A row of a mask that hides none of ``d`` values, uint8 (⌈d/8⌉,)."""
+    return np.packbits(np.ones(d, bool), bitorder="little")
 
 
 def pack_signs(values_ND: npt.NDArray[Any]) -> tuple[U8, U8 | None]:
@@ -91,13 +97,13 @@ def _packed(values_ND: npt.NDArray[Any]) -> tuple[U8, U8, bool]:
         direction = np.empty((len(values_ND), row_bytes(values_ND.shape[1])), np.uint8)
         nonzero = np.empty_like(direction)
         is_full = bool(_pack(np.ascontiguousarray(values_ND), direction, nonzero))
+        may_be_nan = not is_full  # a NaN is neither above nor below zero, and looks like one
     else:
         direction = np.packbits(values_ND > 0, axis=1, bitorder="little")
         filled = values_ND != 0
         nonzero, is_full = np.packbits(filled, axis=1, bitorder="little"), bool(filled.all())
-    # a NaN is neither above nor below zero: the kernel takes it for one, numpy's != does not
-    is_float = np.issubdtype(values_ND.dtype, np.floating)
-    if is_float and not (is_full and values_ND.dtype == np.float32) and np.isnan(values_ND).any():
+        may_be_nan = np.issubdtype(values_ND.dtype, np.floating)
+    if may_be_nan and np.isnan(values_ND).any():
         raise InputError("expected numbers, got NaN; a NaN has no sign")
     return direction, nonzero, is_full
 

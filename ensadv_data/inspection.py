@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ensadv_data.codec import full_mask
 from ensadv_data.errors import InputError
 from ensadv_data.manifest import read_manifest
 from ensadv_data.models import read_metadata
@@ -144,7 +145,7 @@ def _difference(
     here: Store, entry: Entry, there: Store, twin: Entry, draws: int, advance: Callable[[int], None]
 ) -> EntryDifference:
     header, counts = here.header, np.zeros(3, np.int64)
-    full = np.packbits(np.ones(header.d, bool), bitorder="little")
+    full = full_mask(header.d)
     for draw in range(draws):
         for start in range(0, header.n, header.block):
             advance(1)

@@ -20,7 +20,7 @@ from ensadv_data import device_codec
 from ensadv_data.attacks.catalogue import noise_of, perturb
 from ensadv_data.attacks.gradient import input_gradients, labelled_gradients, logits_of
 from ensadv_data.attacks.single import random_step
-from ensadv_data.codec import pack_planes, quantise_deltas, random_bits, row_bytes
+from ensadv_data.codec import full_mask, pack_planes, quantise_deltas, random_bits, row_bytes
 from ensadv_data.errors import ModelError
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.models import Model
@@ -248,11 +248,6 @@ def _packed(values_ND: Tensor) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.ui
     return pack_planes(values_ND.numpy())
 
 
-def _no_zero(d: int) -> npt.NDArray[np.uint8]:
-    """A row of a mask that hides nothing."""
-    return np.packbits(np.ones(d, bool), bitorder="little")
-
-
 def _planes(
     arrays: Sequence[npt.NDArray[Any]],
     label_N: npt.NDArray[np.int32],
@@ -264,7 +259,7 @@ def _planes(
     if entry.kind == "delta":
         return Planes(delta=arrays[0], label=label_N)
     direction, nonzero = arrays
-    full = _no_zero(d)
+    full = full_mask(d)
     if spec.zeros == "fill":
         examples = np.arange(first, first + direction.shape[1])
         for draw in range(len(direction)):

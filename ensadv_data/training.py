@@ -213,7 +213,6 @@ class TrainingRun:
         if module is None:
             module = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)
         self.model = module.to(self.device)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.computed: dict[str, Computed] = {}  # by source
         if spec.online:
             self.computed[ONLINE] = Computed(self.model, spec.online, dropout=spec.online_mode == "train")

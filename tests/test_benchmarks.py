@@ -67,8 +67,12 @@ def test_sources_counts_the_steps_that_computed(run):
 def test_the_page_is_what_the_figures_make_it(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     script = importlib.import_module("run")
-    text = script.page.build(script.RESULTS, script.COMMANDS | script.LONGER)
+    text = script.page.build(script.RESULTS, script.COMMANDS, script.LONGER)
     assert script.PAGE.read_text(encoding="utf-8") == text
+    steps = json.loads((script.RESULTS / "step.json").read_text(encoding="utf-8"))["architectures"].values()
+    costs = [row["over_clean"]["store"][0] for row in steps]
+    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    assert f"it takes {min(costs):.2f} to {max(costs):.2f} times as long" in readme
     for words in (script.COMMANDS | script.LONGER).values():
         assert (FOLDER / words.split()[0]).exists()
 

@@ -94,21 +94,10 @@ def labelled_gradients(
 
 
 def input_gradient(
-    model: nn.Module,
-    x_NCHW: Tensor,
-    label_N: Tensor | Callable[[Tensor], Tensor],
-    *,
-    loss: str = "margin",
-    dropout: bool = False,
+    model: nn.Module, x_NCHW: Tensor, label_N: Tensor, *, loss: str = "margin", dropout: bool = False
 ) -> Tensor:
-    """The gradient ∇ₓL(h(x), y); see :func:`input_gradients`. A function makes the label of the same pass's logits."""
-    return labelled_gradients(
-        model,
-        x_NCHW,
-        lambda logits_NK: [label_N(logits_NK) if callable(label_N) else label_N],
-        losses=[loss],
-        dropout=dropout,
-    )[0]
+    """The gradient ∇ₓL(h(x), y); see :func:`input_gradients`."""
+    return input_gradients(model, x_NCHW, [label_N], losses=[loss], dropout=dropout)[0]
 
 
 def sign_of(gradient: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ensadv_data.attacks.gradient import input_gradient, least_likely_label, logits_of, sign_of
+from ensadv_data.attacks.gradient import labelled_gradients, least_likely_label, logits_of, sign_of
 from ensadv_data.errors import QuantityError
 
 __all__ = ["fgsm", "r_fgsm", "r_step_ll", "random_step", "step_ll"]
@@ -74,8 +74,11 @@ def _gradient(
     """The gradient at a label, or at one that the logits in evaluation mode choose: of the same pass, if it may be."""
     if label_N is None and dropout:
         label_N = choose(logits_of(model, x_NCHW), 1)
-    chosen = (lambda logits_NK: choose(logits_NK, 1)) if label_N is None else label_N
-    return input_gradient(model, x_NCHW, chosen, loss=loss, dropout=dropout)
+
+    def labels(logits_NK: Tensor) -> list[Tensor]:
+        return [choose(logits_NK, 1) if label_N is None else label_N]
+
+    return labelled_gradients(model, x_NCHW, labels, losses=[loss], dropout=dropout)[0]
 
 
 def random_step(x_NCHW: Tensor, random_sign: Tensor, *, alpha: float) -> Tensor:

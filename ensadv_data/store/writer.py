@@ -15,6 +15,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
+from ensadv_data.codec import full_mask
 from ensadv_data.compression import zstd_encode
 from ensadv_data.errors import InputError, IntegrityError, OutputError
 from ensadv_data.files import naming_trouble, write_atomic
@@ -126,7 +127,9 @@ class StoreWriter:
                 continue
             zeros[key] = 0 if rows.nonzero is None else _count_zeros(rows.nonzero, self.header.d)
             for k, plane in enumerate(_present(rows.direction)):
-                mask = _full_mask(len(plane), self.header.d) if rows.nonzero is None else rows.nonzero[k]
+                mask = (
+                    np.broadcast_to(full_mask(self.header.d), plane.shape) if rows.nonzero is None else rows.nonzero[k]
+                )
                 put(f"{key}/direction/c/{k}/{block}/0", f"{key}/direction", plane)
                 put(f"{key}/nonzero/c/{k}/{block}/0", f"{key}/nonzero", mask)
         first = block * self.header.block
@@ -253,11 +256,6 @@ def _present(rows: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
     if rows is None:
         raise InputError("expected directions and labels for every entry that is not a delta, got none")
     return rows
-
-
-def _full_mask(n: int, d: int) -> U8:
-    """A mask without a zero."""
-    return np.tile(np.packbits(np.ones(d, bool), bitorder="little"), (n, 1))
 
 
 def _count_zeros(nonzero_KNB: U8, d: int) -> int:

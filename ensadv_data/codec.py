@@ -29,7 +29,6 @@ __all__ = [
     "apply_deltas",
     "apply_signs",
     "full_mask",
-    "pack_planes",
     "pack_signs",
     "quantise_deltas",
     "random_bits",
@@ -81,16 +80,6 @@ def pack_signs(values_ND: npt.NDArray[Any]) -> tuple[U8, U8 | None]:
     InputError
         Not two-dimensional, or a value is NaN.
     """
-    direction, nonzero, is_full = _packed(values_ND)
-    return direction, None if is_full else nonzero
-
-
-def pack_planes(values_ND: npt.NDArray[Any]) -> tuple[U8, U8]:
-    """As :func:`pack_signs`, with a mask also where no value is zero."""
-    return _packed(values_ND)[:2]
-
-
-def _packed(values_ND: npt.NDArray[Any]) -> tuple[U8, U8, bool]:
     if values_ND.ndim != 2:
         raise InputError(f"expected values of shape (N, D), got {values_ND.shape}; flatten each image first")
     if values_ND.dtype == np.float32:
@@ -105,7 +94,7 @@ def _packed(values_ND: npt.NDArray[Any]) -> tuple[U8, U8, bool]:
         may_be_nan = np.issubdtype(values_ND.dtype, np.floating)
     if may_be_nan and np.isnan(values_ND).any():
         raise InputError("expected numbers, got NaN; a NaN has no sign")
-    return direction, nonzero, is_full
+    return direction, None if is_full else nonzero
 
 
 def unpack_signs(direction_NB: U8, nonzero_NB: U8 | None = None, *, d: int) -> I8:

@@ -11,7 +11,7 @@ from ensadv_data.errors import ChunkError
 __all__ = ["zstd_decode", "zstd_encode"]
 
 
-def zstd_encode(data: bytes, *, level: int) -> bytes:
+def zstd_encode(data: bytes | npt.NDArray[np.uint8], *, level: int) -> bytes:
     """Compress a plane, with zstd's own checksum."""
     return bytes(Zstd(level=level, checksum=True).encode(data))
 

@@ -51,8 +51,8 @@ def naming_trouble(path: Path, *, hint: str = "") -> Iterator[None]:
         ) from error
 
 
-def write_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Write ``data`` to ``path`` so that the name never holds a part of it.
+def write_atomic(path: Path, *data: bytes | memoryview) -> None:
+    """Write ``data``, one after the other, to ``path`` so that the name never holds a part of it.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
         handle, name = tempfile.mkstemp(prefix=".partial-", suffix="-" + path.name[-80:], dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                file.writelines(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(name, 0o666 & ~_umask())

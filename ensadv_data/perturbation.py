@@ -8,7 +8,7 @@ same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from ensadv_data import device_codec
 from ensadv_data.attacks.catalogue import noise_of, perturb
 from ensadv_data.attacks.gradient import input_gradients, labelled_gradients, logits_of
 from ensadv_data.attacks.single import random_step
-from ensadv_data.codec import full_mask, pack_planes, quantise_deltas, random_bits, row_bytes
+from ensadv_data.codec import full_mask, pack_signs, quantise_deltas, random_bits, row_bytes
 from ensadv_data.errors import ModelError
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.models import Model
@@ -29,7 +29,7 @@ from ensadv_data.store import Entry, Planes
 
 __all__ = ["BlockRows", "entries_of", "equal_draws", "perturb_block"]
 
-_Packed = tuple[npt.NDArray[Any], ...]  # direction and mask, or deltas
+_Packed = tuple[npt.NDArray[Any], npt.NDArray[np.uint8] | None]  # directions or deltas; the mask, where one is needed
 _FILL_STREAM = 2  # of the coin that replaces zeros; 0 is the random step of the R+ attacks
 
 
@@ -121,12 +121,13 @@ class BlockRows:
     ) -> None:
         self._model, self._spec, self._entries = model, spec, entries
         self._d, self._first = d, first
-        self._rows: dict[str, tuple[npt.NDArray[Any], ...]] = {
-            attack.name: (np.empty((spec.draws, n, d), np.int8),)
+        self._rows: dict[str, npt.NDArray[Any]] = {
+            attack.name: np.empty((spec.draws, n, d), np.int8)
             if attack.kind == "delta"
-            else tuple(np.empty((spec.draws, n, row_bytes(d)), np.uint8) for _ in ("direction", "nonzero"))
+            else np.empty((spec.draws, n, row_bytes(d)), np.uint8)
             for attack in spec.attacks
         }
+        self._masks: dict[str, npt.NDArray[np.uint8]] = {}  # from the first zero on
         self._labels = {attack.name: np.empty(n, np.int32) for attack in spec.attacks}
 
     def fill(self, images_NCHW: npt.NDArray[np.uint8], y_true_N: npt.NDArray[np.int64], *, at: int) -> None:
@@ -144,22 +145,29 @@ class BlockRows:
             label, made = _labelled(model, x, y_true.to(x.device), spec, examples=examples)
             for attack in spec.attacks:
                 self._labels[attack.name][place] = label[attack.name].cpu().numpy()
-            for name, planes in made.items():
-                for array, plane in zip(self._rows[name], planes, strict=True):
-                    array[:, place] = plane
+            for name, packed in made.items():
+                self._keep(name, packed, slice(None), place)
             for k in range(spec.draws if len(made) < len(spec.attacks) else 0):
-                for name, planes in _draw(model, x, label, spec, self._entries, examples=examples, k=k).items():
-                    for array, plane in zip(self._rows[name], planes, strict=True):
-                        array[k, place] = plane
+                for name, packed in _draw(model, x, label, spec, self._entries, examples=examples, k=k).items():
+                    self._keep(name, packed, k, place)
 
     def planes(self) -> dict[str, Planes]:
         """For each entry's key, planes with leading axis K."""
         return {
             self._entries[name].key: _planes(
-                rows, self._labels[name], self._spec, self._entries[name], self._d, self._first
+                rows, self._masks.get(name), self._labels[name], self._spec, self._entries[name], self._d, self._first
             )
             for name, rows in self._rows.items()
         }
+
+    def _keep(self, name: str, packed: _Packed, draw: int | slice, place: slice) -> None:
+        rows, mask = packed
+        self._rows[name][draw, place] = rows
+        if mask is not None:
+            if name not in self._masks:
+                self._masks[name] = np.empty_like(self._rows[name])
+                self._masks[name][:] = full_mask(self._d)
+            self._masks[name][draw, place] = mask
 
 
 def _labelled(
@@ -217,7 +225,7 @@ def _draw(
             x_adv = perturb(model.module, x, label[attack.name], attack, noise=noise, loss=loss)
             _check_finite(x_adv, model, examples, "perturbation")
             delta = (x_adv - x).flatten(1).cpu().numpy()
-            results[attack.name] = (quantise_deltas(delta, epsilon=attack.epsilon),)
+            results[attack.name] = (quantise_deltas(delta, epsilon=attack.epsilon), None)
     for number, (point, attacks) in enumerate(points):
         if not attacks:
             continue
@@ -240,16 +248,17 @@ def _signs(attack: AttackSpec, gradient: Tensor, model: Model, examples: npt.NDA
     return _packed((-gradient if attack.least_likely else gradient).flatten(1))
 
 
-def _packed(values_ND: Tensor) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Direction and mask; from another device come bits, not values."""
-    if values_ND.device.type != "cpu":
-        there = device_codec.pack_signs(values_ND)
-        return there[0].cpu().numpy(), there[1].cpu().numpy()
-    return pack_planes(values_ND.numpy())
+def _packed(values_ND: Tensor) -> _Packed:
+    """From another device come bits, not values."""
+    if values_ND.device.type == "cpu":
+        return pack_signs(values_ND.numpy())
+    direction, mask = (plane.cpu().numpy() for plane in device_codec.pack_signs(values_ND))
+    return direction, None if (mask == full_mask(values_ND.shape[1])).all() else mask
 
 
 def _planes(
-    arrays: Sequence[npt.NDArray[Any]],
+    rows: npt.NDArray[Any],
+    nonzero: npt.NDArray[np.uint8] | None,
     label_N: npt.NDArray[np.int32],
     spec: PrecomputeSpec,
     entry: Entry,
@@ -257,16 +266,14 @@ def _planes(
     first: int,
 ) -> Planes:
     if entry.kind == "delta":
-        return Planes(delta=arrays[0], label=label_N)
-    direction, nonzero = arrays
-    full = full_mask(d)
-    if spec.zeros == "fill":
-        examples = np.arange(first, first + direction.shape[1])
-        for draw in range(len(direction)):
+        return Planes(delta=rows, label=label_N)
+    if spec.zeros == "fill" and nonzero is not None:
+        examples = np.arange(first, first + rows.shape[1])
+        for draw in range(len(rows)):
             coin = random_bits(entry.seed, np.full(len(examples), draw), examples, d=d, stream=_FILL_STREAM)
-            direction[draw] |= coin & ~nonzero[draw]
-        nonzero[:] = full
-    return Planes(direction=direction, nonzero=None if (nonzero == full).all() else nonzero, label=label_N)
+            rows[draw] |= coin & ~nonzero[draw]
+        nonzero = None
+    return Planes(direction=rows, nonzero=nonzero, label=label_N)
 
 
 def _check_finite(values: Tensor, model: Model, examples: npt.NDArray[np.int64], what: str) -> None:

@@ -150,7 +150,7 @@ def test_example_digest_is_the_documented_bytes(images: np.ndarray) -> None:
     found = digest_examples(images)
     assert found.dtype == np.uint64
     assert found.tolist() == expected
-    assert digest_of(found) == sha256(struct.pack(f"<{len(images)}Q", *expected))
+    assert digest_of([found]) == sha256(struct.pack(f"<{len(images)}Q", *expected))
 
 
 def test_example_digest_depends_on_values_and_shape_and_not_on_memory_layout() -> None:
@@ -179,7 +179,7 @@ def test_digest_examples_refuses_what_is_not_stored_images(images: np.ndarray) -
 
 def test_digest_of_refuses_other_numbers() -> None:
     with pytest.raises(InputError) as error:
-        digest_of(np.zeros(3, np.int64))  # type: ignore[arg-type]
+        digest_of([np.zeros(3, np.int64)])  # type: ignore[arg-type]
     assert "uint64" in one_line(error)
 
 
@@ -201,7 +201,7 @@ def test_array_dataset_fulfils_the_protocol() -> None:
     made = make_array_dataset()
     assert isinstance(made, Dataset)
     assert (made.name, made.split, made.shape, made.classes, len(made)) == ("made", "train", (2, 2, 2), 3, 12)
-    assert made.digest == digest_of(made.example_digests())
+    assert made.digest == digest_of([made.example_digests()])
     assert made.example_digests() is not None
     assert not made.example_digests().flags.writeable
     assert np.shares_memory(made.example_digests(), made.example_digests())

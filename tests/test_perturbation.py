@@ -76,6 +76,27 @@ def test_directions_point_the_way_of_the_attack(attack, pooled):
     assert torch.equal((x + 0.3 * torch.from_numpy(expected).view_as(x)).clamp(0, 1), x_adv)
 
 
+@pytest.mark.parametrize("attacks", [("fgsm", "step-ll"), ("fgsm", "r-fgsm:alpha=0.01")])
+def test_a_mask_that_a_later_batch_needs_covers_the_earlier_ones(attacks):
+    """Dark images give no gradient at all through a ReLU, bright ones give all of it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, last = nn.Linear(D, 5, bias=False), nn.Linear(5, K)
+    nn.init.uniform_(first.weight, 0.5, 1)
+    module = nn.Sequential(nn.Flatten(), first, nn.Threshold(1.0, 0.0), last).eval()
+    model = Model("m", module, "by hand", "tiny", weights_digest(module))
+    images = np.full((9, *SHAPE), 200, np.uint8)
+    images[4:6] = 3
+    spec = make_spec(*attacks, draws=2, batch_size=2)
+    for planes in block_of(model, images, spec).values():
+        assert planes.nonzero is not None
+        dark = np.isin(np.arange(9), (4, 5))
+        assert ((signs(planes) == 0).all(axis=2) == dark).all()
+        assert (signs(planes)[:, ~dark] != 0).all()
+    bright = block_of(model, np.delete(images, (4, 5), axis=0), spec)
+    assert all(planes.nonzero is None for planes in bright.values())
+
+
 @pytest.mark.parametrize("attack", ["r-fgsm:alpha=0.1", "r-step-ll:alpha=0.1"])
 def test_directions_of_random_steps_are_those_at_the_stepped_point(attack):
     model, images = make_model(), make_images()

@@ -15,6 +15,7 @@ little-endian uint64::
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -113,8 +114,10 @@ def digest_examples(images_NCHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64
     return np.frombuffer(whole, "<u8").reshape(count, 4)[:, 0].astype(np.uint64)
 
 
-def digest_of(*parts: npt.NDArray[np.uint64]) -> str:
-    """Hexadecimal SHA-256 over example digests, uint64 (N,), written as little-endian uint64; parts follow each other.
+def digest_of(parts: Iterable[npt.NDArray[np.uint64]]) -> str:
+    """Hexadecimal SHA-256 over example digests, uint64 (N,) a part, written as little-endian uint64.
+
+    Parts follow each other, and none is kept.
 
     Raises
     ------
@@ -203,7 +206,7 @@ class ArrayDataset:
     def digest(self) -> str:
         """SHA-256 over the example digests of the whole split, whatever the limit; none of them is kept."""
         starts = range(0, len(self.images_NCHW), 4096)
-        return digest_of(*(digest_examples(self.images_NCHW[start : start + 4096]) for start in starts))
+        return digest_of(digest_examples(self.images_NCHW[start : start + 4096]) for start in starts)
 
     @cached_property
     def _whole_digests(self) -> npt.NDArray[np.uint64]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
-from ensadv_data.codec import full_mask
+from ensadv_data.codec import full_mask, row_bytes
 from ensadv_data.compression import zstd_encode
 from ensadv_data.errors import InputError, IntegrityError, OutputError
 from ensadv_data.files import naming_trouble, write_atomic
@@ -25,6 +26,8 @@ __all__ = ["StoreWriter"]
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
+
+_FULL_LEVEL = 1
 
 
 class StoreWriter:
@@ -113,25 +116,29 @@ class StoreWriter:
             _present(rows.label)
             _present(rows.direction if rows.delta is None else rows.delta)
 
-        def put(name: str, array: str, rows: npt.NDArray[Any]) -> None:  # at once: no more than a chunk is held
-            data = self._chunk(array, rows)
-            write_atomic(self.path / name, data)
-            objects[name] = [len(data), hashlib.sha256(data).hexdigest()]
+        def put(name: str, *parts: bytes | memoryview) -> None:  # at once: no more than a chunk is held
+            write_atomic(self.path / name, *parts)
+            digest = hashlib.sha256()
+            for part in parts:
+                digest.update(part)
+            objects[name] = [sum(map(len, parts)), digest.hexdigest()]
 
-        put(f"example_digest/c/{block}", "example_digest", digests_N.astype("<u8"))
+        put(f"example_digest/c/{block}", *self._chunk("example_digest", digests_N.astype("<u8")))
         for key, rows in planes.items():
-            put(f"{key}/label/c/{block}", f"{key}/label", _present(rows.label).astype("<i4"))
+            put(f"{key}/label/c/{block}", *self._chunk(f"{key}/label", _present(rows.label).astype("<i4")))
             if rows.delta is not None:
                 for k, plane in enumerate(rows.delta):
-                    put(f"{key}/delta/c/{k}/{block}/0", f"{key}/delta", plane)
+                    put(f"{key}/delta/c/{k}/{block}/0", *self._chunk(f"{key}/delta", plane))
                 continue
             zeros[key] = 0 if rows.nonzero is None else _count_zeros(rows.nonzero, self.header.d)
             for k, plane in enumerate(_present(rows.direction)):
+                put(f"{key}/direction/c/{k}/{block}/0", *self._chunk(f"{key}/direction", plane))
                 mask = (
-                    np.broadcast_to(full_mask(self.header.d), plane.shape) if rows.nonzero is None else rows.nonzero[k]
+                    (_full_chunk(len(plane), self.header.block, self.header.d),)
+                    if rows.nonzero is None
+                    else self._chunk(f"{key}/nonzero", rows.nonzero[k])
                 )
-                put(f"{key}/direction/c/{k}/{block}/0", f"{key}/direction", plane)
-                put(f"{key}/nonzero/c/{k}/{block}/0", f"{key}/nonzero", mask)
+                put(f"{key}/nonzero/c/{k}/{block}/0", *mask)
         first = block * self.header.block
         record = {
             "block": block,
@@ -229,22 +236,29 @@ class StoreWriter:
             config={"write_empty_chunks": True},
         )
 
-    def _padded(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        short = self.header.block - len(rows)
-        if not short:
-            return np.ascontiguousarray(rows)
-        return np.concatenate([rows, np.zeros((short, *rows.shape[1:]), rows.dtype)])
-
     def _level(self, array: str) -> int | None:
         entry, _, name = array.rpartition("/")
         return zstd_level(name, self._kinds.get(entry, ""), self.header)
 
-    def _chunk(self, array: str, rows: npt.NDArray[Any]) -> bytes:
+    def _chunk(self, array: str, rows: npt.NDArray[Any]) -> tuple[bytes | memoryview, ...]:
         """The bytes of a chunk of that array: its rows, padded to a block, as the array's codec has them."""
-        data, level = self._padded(rows).tobytes(), self._level(array)
+        data, level = _padded(rows, self.header.block), self._level(array)
         if level is not None:
-            return zstd_encode(data, level=level)
-        return data + int(google_crc32c.value(data)).to_bytes(4, "little")
+            return (zstd_encode(data, level=level),)
+        return data.data, int(google_crc32c.value(data)).to_bytes(4, "little")
+
+
+def _padded(rows: npt.NDArray[Any], block: int) -> U8:
+    """The bytes of the rows of a block, and zeros for those that it lacks; a view where it lacks none."""
+    short = block - len(rows)
+    whole = np.concatenate([rows, np.zeros((short, *rows.shape[1:]), rows.dtype)]) if short else rows
+    return np.ascontiguousarray(whole).view(np.uint8).reshape(-1)
+
+
+@lru_cache(maxsize=2)  # a block's, and the last block's
+def _full_chunk(count: int, block: int, d: int) -> bytes:
+    """The mask of a block in which no value is zero: made once, at a level that needs little memory."""
+    return zstd_encode(_padded(np.broadcast_to(full_mask(d), (count, row_bytes(d))), block), level=_FULL_LEVEL)
 
 
 def _is_leftover(path: Path) -> bool:

@@ -122,9 +122,12 @@ def _grown(found: Found) -> list[list[str]]:
 def _signed(found: Found) -> list[list[str]]:
     if "signs" not in found:
         return []
-    rows = {a: float(sum(row["margin, float32"].values())) for a, row in found["signs"]["models"].items()}
-    values = min(row["values"] for row in found["signs"]["models"].values())
-    return _judged(f"signs of float32 that are not float64's, of {values:,}", rows, most=0)
+    models = found["signs"]["models"]
+    values = min(row["values"] for row in models.values())
+    what = f"signs of float32 that are not float64's, of {values:,}"
+    rows = {a: float(sum(row["margin, float32"].values())) for a, row in models.items()}
+    same = {a: float(row["margin, float32, same branches"]["wrong"]) for a, row in models.items()}
+    return [*_judged(what, rows, most=0), *_judged(f"{what}, same branches", same, most=0)]
 
 
 PROMISES: list[Callable[[Found], list[list[str]]]] = [
@@ -156,6 +159,37 @@ def step(found: Found) -> str:
         "in the step's turn; in training a thread reads ahead.\n\n"
         + table(columns, rows)
         + "![a training step of architecture C](step.svg)\n"
+    )
+
+
+def online(found: Found) -> str:
+    """Cheaper online batches."""
+    ways = ("two passes", "one pass", "bfloat16")
+    rows = [
+        [name, *(spread(over[way]) if way in (over := row["over_clean"]) else "–" for way in ways)]
+        for name, row in found["architectures"].items()
+    ]
+    return (
+        "A step with online Step-LL of the model itself ÷ a clean one. *Two passes*: as by default, the label from a "
+        "network without dropout, the gradient from one with it. *One pass*: `--online-mode eval`, label and gradient "
+        "of the same forward pass. *bfloat16*: `--amp`, with float32 weights and updates; it pays only on processors "
+        "that compute in bfloat16.\n\n" + table(["", *(f"{way} ÷ clean" for way in ways)], rows)
+    )
+
+
+def cold(found: Found) -> str:
+    """Engines from cold pages."""
+    rows = [
+        [name, f"{about['rows_a_second']:,}", spread(about["its_time_over_ours"])]
+        for name, about in found["engines"].items()
+    ]
+    missing = f" Not installed: {', '.join(found['not_installed'])}." if found["not_installed"] else ""
+    return (
+        f"One epoch of {found['rows']:,} rows of {found['width']:,} bytes in block order, opening included, with none "
+        "of the files' pages in memory (asked of the kernel before each figure; what the disk itself keeps is not "
+        "ours to drop). Ours reads a whole chunk to verify its checksum before the first row of it is used."
+        f"{missing}"
+        "\n\n" + table(["", "rows a second", "its time ÷ ours"], rows)
     )
 
 
@@ -246,7 +280,7 @@ def sized(found: Found) -> str:
 
 def signed(found: Found) -> str:
     """Wrong signs by precision."""
-    kinds = ("margin, float32", "margin, bfloat16", "ce, float32", "ce, bfloat16")
+    kinds = ("margin, float32", "margin, float32, same branches", "margin, bfloat16", "ce, float32", "ce, bfloat16")
     rows = [
         [
             name,
@@ -257,7 +291,10 @@ def signed(found: Found) -> str:
     ]
     return (
         "Signs that are not float64's, of models that have learnt 500 images by heart; *saturated*: images to whose "
-        "predicted label the model gives a probability that float32 rounds to 1.\n\n"
+        "predicted label the model gives a probability that float32 rounds to 1. *Same branches*: beside a float64 in "
+        "which every ReLU and max-pool goes the way that it goes in float32. What is wrong without this and right with "
+        "it is no rounding of the gradient: two inputs of a max-pool, or a ReLU's input and zero, tie to the last bits "
+        "of float32, and the gradient has a jump there that float64 meets on its other side.\n\n"
         + table(["", "saturated", *kinds], rows)
     )
 
@@ -321,9 +358,11 @@ def gpu(found: Found) -> str:
 
 SECTIONS: list[tuple[str, list[str], Callable[[Found], str]]] = [
     ("A training step", ["step"], step),
+    ("The online batch", ["online"], online),
     ("More sources, fewer gradients", ["sources"], sources),
     ("Bits to images", ["apply"], applied),
     ("Rows from the disk", ["rows-98", "rows-33500"], rows_of),
+    ("Rows from a cold disk", ["cold"], cold),
     ("Precompute", ["precompute"], precomputed),
     ("Size", ["size"], sized),
     ("Precision", ["signs"], signed),

@@ -22,6 +22,7 @@ PAGE = FOLDER.parent / "docs" / "performance.md"
 
 COMMANDS = {
     "step": "step.py --figure docs/step.svg",
+    "online": "online.py --rounds 7",
     "sources": "sources.py --architecture D",
     "apply": "apply.py",
     "rows-98": "store.py --rows 60000 --width 98 --rounds 7",
@@ -33,6 +34,7 @@ COMMANDS = {
     "memory": "memory.py --architecture C",
 }
 LONGER = {  # by hand
+    "cold": "cold.py",
     "growth-10M": "growth.py --examples 1000000,10000000",
     "gpu": "gpu.py",
 }

@@ -5,20 +5,24 @@
 Each model learns 500 images of mnist-mini by heart (dropout off), so that the probability that it gives to their labels
 rounds to 1, and is then asked for the gradients at --limit images, those 500 first: with the margin form of the loss,
 which precompute uses, and with cross-entropy. Counted are values whose sign is not float64's: *opposite*, *lost* (zero,
-where float64 has a sign) and *made* (a sign, where float64 has zero). With --model NAME=FILE, repeatable, models of
-your own are asked in their place.
+where float64 has a sign) and *made* (a sign, where float64 has zero). *same branches*: beside a float64 in which every
+ReLU is open and every max-pool points where it is in float32: two values that tie to the last bit of float32 send the
+gradient along one of two ways, and neither is wrong. With --model NAME=FILE, repeatable, models of your own are asked
+in their place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from figures import arguments_of, report
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, max_pool2d_with_indices
 
 from ensadv_data.attacks.loss import margin
 from ensadv_data.data import open_dataset
@@ -41,11 +45,40 @@ def learnt(architecture: str, x: Tensor, y: Tensor, epochs: int) -> nn.Module:
     return module
 
 
-def gradient(module: nn.Module, x: Tensor, loss: str, dtype: torch.dtype) -> Tensor:
-    """Input gradients of the summed loss towards the predicted labels, in a precision."""
+@contextlib.contextmanager
+def branches(module: nn.Module, taken: list[Tensor], *, replay: bool) -> Iterator[None]:
+    """Note which way the gradient goes at every ReLU and max-pool of a forward pass; or make one go the ways noted."""
+    ways = iter(taken)
+
+    def at_relu(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
+        if replay:
+            return args[0] * next(ways)
+        taken.append(output > 0)
+        return None
+
+    def at_pool(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
+        if replay:
+            where = next(ways)
+            return args[0].flatten(2).gather(2, where.flatten(2)).view(where.shape)
+        how = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
+        taken.append(max_pool2d_with_indices(args[0], *how)[1])
+        return None
+
+    kinds: dict[type[nn.Module], Callable[..., Tensor | None]] = {nn.ReLU: at_relu, nn.MaxPool2d: at_pool}
+    hooks = [layer.register_forward_hook(kinds[type(layer)]) for layer in module.modules() if type(layer) in kinds]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def gradient(module: nn.Module, x: Tensor, loss: str, dtype: torch.dtype, taken: list[Tensor] | None = None) -> Tensor:
+    """Input gradients of the summed loss towards the predicted labels, in a precision; float64 along ``taken``."""
     here = copy.deepcopy(module).to(torch.float64) if dtype is torch.float64 else module
     x = x.to(torch.float64 if dtype is torch.float64 else torch.float32).requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+    same = contextlib.nullcontext() if taken is None else branches(here, taken, replay=dtype is torch.float64)
+    with same, torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
         logits = here(x)
     logits = logits if dtype is torch.float64 else logits.float()
     label = logits.detach().argmax(1)
@@ -59,10 +92,13 @@ def compared(module: nn.Module, x: Tensor) -> dict[str, object]:
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     wrong = {(loss, precision): np.zeros(3, int) for loss in ("margin", "ce") for precision in ("float32", "bfloat16")}
-    saturated = 0
+    saturated, opposed = 0, 0
     for number, part in enumerate(x.split(BATCH)):
         logits = module(part)
         saturated += int((logits.softmax(1).max(1).values == 1).sum())
+        taken: list[Tensor] = []
+        rounded = gradient(module, part, "margin", torch.float32, taken).sign()
+        opposed += int((gradient(module, part, "margin", torch.float64, taken).sign() != rounded).sum())
         for loss in ("margin", "ce"):
             exact = gradient(module, part, loss, torch.float64).sign()
             for precision in ("float32", "bfloat16") if number < FEW else ("float32",):
@@ -73,6 +109,7 @@ def compared(module: nn.Module, x: Tensor) -> dict[str, object]:
         "values": x.numel(),
         "values_bfloat16": x[: FEW * BATCH].numel(),
         "saturated_images": round(saturated / len(x), 4),
+        "margin, float32, same branches": {"wrong": opposed},
         **{
             f"{loss}, {precision}": dict(zip(("opposite", "lost", "made"), map(int, counts), strict=True))
             for (loss, precision), counts in wrong.items()

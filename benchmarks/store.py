@@ -37,7 +37,7 @@ Reader = Callable[[np.ndarray], Any]  # row indices → rows
 
 
 def our_store(rows: np.ndarray, folder: Path) -> Reader:
-    """A store of format 1 whose directions are raw chunks."""
+    """A store of format 1 whose directions are raw chunks. As all engines here: written only if it is not there yet."""
     n, width = rows.shape
     entry = Entry("m", "r-fgsm", "rsign", None, 0.1, 0, "0" * 64, "none", "margin")
     header = Header("rows", "train", "0" * 64, (1, 1, 8 * width), 2, n, 1, (entry.key,), {})
@@ -72,7 +72,8 @@ def raw_map(rows: np.ndarray, folder: Path) -> Reader:
 
 def numpy_map(rows: np.ndarray, folder: Path) -> Reader:
     """One file, mapped; gathered by numpy."""
-    rows.tofile(folder / "rows")
+    if not any(folder.iterdir()):
+        rows.tofile(folder / "rows")
     mapped = np.memmap(folder / "rows", np.uint8, mode="r", shape=rows.shape)
     return lambda indices: np.asarray(mapped[indices])
 
@@ -82,15 +83,14 @@ def zarr_python(rows: np.ndarray, folder: Path, pipeline: str | None = None) -> 
     import zarr
     from zarr.codecs import BytesCodec, Crc32cCodec
 
-    array = zarr.create_array(
-        folder, shape=rows.shape, chunks=(chunk_of(rows), rows.shape[1]), dtype="uint8", zarr_format=3,
-        serializer=BytesCodec(), compressors=[Crc32cCodec()],
-    )  # fmt: skip
-    array[:] = rows
-    if pipeline:
-        zarr.config.set({"codec_pipeline.path": pipeline})
+    if not any(folder.iterdir()):
+        array = zarr.create_array(
+            folder, shape=rows.shape, chunks=(chunk_of(rows), rows.shape[1]), dtype="uint8", zarr_format=3,
+            serializer=BytesCodec(), compressors=[Crc32cCodec()],
+        )  # fmt: skip
+        array[:] = rows
+    with zarr.config.set({"codec_pipeline.path": pipeline} if pipeline else {}):
         array = zarr.open_array(folder, mode="r")
-        zarr.config.reset()
     return lambda indices: array.oindex[indices]
 
 
@@ -114,8 +114,9 @@ def hdf5(rows: np.ndarray, folder: Path) -> Reader:
     """h5py, contiguous; it wants sorted indices."""
     import h5py
 
-    with h5py.File(folder / "rows.h5", "w") as file:
-        file["rows"] = rows
+    if not any(folder.iterdir()):
+        with h5py.File(folder / "rows.h5", "w") as file:
+            file["rows"] = rows
     array = h5py.File(folder / "rows.h5", "r")["rows"]
 
     def read(indices: np.ndarray) -> np.ndarray:
@@ -131,7 +132,9 @@ def litdata_rows(rows: np.ndarray, folder: Path) -> Any:
     """LitData's binary chunks."""
     import litdata
 
-    litdata.optimize(_Row(rows), list(range(len(rows))), str(folder), chunk_bytes="32MB", num_workers=1, verbose=False)
+    if not any(folder.iterdir()):
+        numbers = list(range(len(rows)))
+        litdata.optimize(_Row(rows), numbers, str(folder), chunk_bytes="32MB", num_workers=1, verbose=False)
     random = litdata.StreamingDataset(str(folder))
     return Own(
         random=lambda indices: np.stack([random[int(index)] for index in indices]),
@@ -149,9 +152,10 @@ def mosaic_rows(rows: np.ndarray, folder: Path) -> Any:
         library.define(schema)
     from streaming import MDSWriter, StreamingDataset
 
-    with MDSWriter(out=str(folder), columns={"row": "bytes"}, size_limit="32mb") as writer:
-        for row in rows:
-            writer.write({"row": row.tobytes()})
+    if not any(folder.iterdir()):
+        with MDSWriter(out=str(folder), columns={"row": "bytes"}, size_limit="32mb") as writer:
+            for row in rows:
+                writer.write({"row": row.tobytes()})
 
     def opened(shuffle: bool) -> Any:
         return StreamingDataset(local=str(folder), shuffle=shuffle, batch_size=BATCH)
@@ -172,9 +176,10 @@ def tar_rows(rows: np.ndarray, folder: Path) -> Any:
     """webdataset's tar files; they have no random access."""
     import webdataset
 
-    with webdataset.ShardWriter(str(folder / "%05d.tar"), maxsize=32 * 2**20, verbose=0) as writer:
-        for index, row in enumerate(rows):
-            writer.write({"__key__": f"{index:08d}", "bin": row.tobytes()})
+    if not any(folder.iterdir()):
+        with webdataset.ShardWriter(str(folder / "%05d.tar"), maxsize=32 * 2**20, verbose=0) as writer:
+            for index, row in enumerate(rows):
+                writer.write({"__key__": f"{index:08d}", "bin": row.tobytes()})
     shards = sorted(map(str, folder.glob("*.tar")))
 
     def rows_of(shuffle: bool) -> Iterator[np.ndarray]:

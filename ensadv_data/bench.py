@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,6 +40,7 @@ __all__ = [
     "run_bench",
     "save_untrained",
     "step_alternatives",
+    "training_step",
 ]
 
 U8 = npt.NDArray[np.uint8]
@@ -119,9 +120,9 @@ def step_alternatives(
     static, module
         Reference of another static model, and what builds another model to train.
     """
-    device_of = torch.device(device)
     reference = static or save_untrained(architecture, dataset, folder / "static.safetensors")
     store = random_store(dataset, folder / "store")
+    common = {"architecture": architecture, "batch_size": batch_size, "device": device, "amp": amp}
     fields: dict[str, dict[str, Any]] = {
         "clean": {"batch_size": 2 * batch_size},
         "store": {"shards": (store,)},
@@ -129,21 +130,27 @@ def step_alternatives(
         "static": {"static": {"static": reference}, "static_attack": _ATTACK},
     }
 
-    def alternative(name: str) -> Callable[[], object]:
-        about = {"architecture": architecture, "batch_size": batch_size, "device": device, "amp": amp} | fields[name]
-        spec = checked(TrainSpec, about, where="bench")
-        run = TrainingRun(spec, dataset, folder / f"{name}.safetensors", module=module and module())
-        numbers = itertools.count()
+    return {
+        name: training_step(dataset, folder / f"{name}.safetensors", common | of_it, module=module)
+        for name, of_it in fields.items()
+    }
 
-        def step() -> None:
-            number = next(numbers)
-            run.step(number, run.prepare(number))
-            if device_of.type == "cuda":
-                torch.cuda.synchronize(device_of)
 
-        return step
+def training_step(
+    dataset: Dataset, out: Path, fields: Mapping[str, Any], *, module: Callable[[], nn.Module] | None = None
+) -> Callable[[], object]:
+    """What does the next step of a training at each call, and waits for its end; nothing is written to ``out``."""
+    spec = checked(TrainSpec, dict(fields), where="bench")
+    run, device = TrainingRun(spec, dataset, out, module=module and module()), torch.device(spec.device)
+    numbers = itertools.count()
 
-    return {name: alternative(name) for name in fields}
+    def step() -> None:
+        number = next(numbers)
+        run.step(number, run.prepare(number))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return step
 
 
 def apply_alternatives(d: int, n: int) -> Alternatives:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="an installation without the repository around it")
@@ -47,8 +48,41 @@ def test_signs_of_float32_are_those_of_float64(run):
     assert found["values"] == 500 * 784
     assert found["saturated_images"] > 0
     assert sum(found["margin, float32"].values()) <= found["values"] / 100_000
+    assert found["margin, float32, same branches"]["wrong"] == 0
     assert found["margin, bfloat16"]["opposite"] > 0
     assert found["ce, float32"]["opposite"] + found["ce, float32"]["lost"] > 0
+
+
+def test_a_gradient_goes_the_ways_that_were_noted(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    signs = importlib.import_module("signs")
+    module = signs.build_model("C", shape=(1, 28, 28), classes=10).requires_grad_(False)
+    x = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    taken: list[torch.Tensor] = []
+    single = signs.gradient(module, x, "margin", torch.float32, taken)
+    assert [tuple(way.shape[1:]) for way in taken] == [(128, 13, 13), (64, 5, 5), (128,)]
+    along = signs.gradient(module, x, "margin", torch.float64, taken)
+    assert torch.allclose(single.double(), along, rtol=1e-3, atol=1e-7)
+    taken[2] = torch.zeros_like(taken[2])  # every ReLU shut: no way is left
+    assert not signs.gradient(module, x, "margin", torch.float64, taken).any()
+
+
+def test_online_measures_both_ways_of_the_gradient(run):
+    found = run("online.py", "--architecture", "D")["architectures"]["D"]["over_clean"]
+    assert set(found) == {"clean", "two passes", "one pass", "bfloat16"}
+
+
+def test_cold_drops_the_pages_of_a_file(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    cold = importlib.import_module("cold")
+    path = tmp_path / "file"
+    path.write_bytes(bytes(2**20))
+    assert cold.share_in_memory(path) == 1
+    cold.drop(path)
+    if left := cold.share_in_memory(path):
+        pytest.skip(f"this file system keeps {100 * left:.0f}% of the pages")
+    path.read_bytes()
+    assert cold.share_in_memory(path) == 1
 
 
 def test_size_counts_bits(run):

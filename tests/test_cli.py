@@ -20,9 +20,10 @@ import numpy as np
 import psutil
 import pytest
 
-from ensadv_data import cli
 from ensadv_data.__main__ import main
+from ensadv_data.commands import chains, making
 from ensadv_data.data import ArrayDataset, open_dataset, opening
+from ensadv_data.errors import InputError
 from ensadv_data.models import build_model, read_metadata, save_model
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from laws import started, wait_until
@@ -293,7 +294,7 @@ def test_demo_runs_the_packaged_recipe(command, tmp_path, monkeypatch):
         seen.update(options, recipe=recipe, out=out)
         return []
 
-    monkeypatch.setattr(cli, "run_recipe", watched)
+    monkeypatch.setattr(chains, "run_recipe", watched)
     assert command("demo", "--out", tmp_path / "d", "--jobs", "3").code == 0
     assert (seen["recipe"].name, seen["out"], seen["until"], seen["jobs"]) == ("mnist-demo", tmp_path / "d", None, 3)
 
@@ -588,7 +589,7 @@ def test_what_nobody_expected_ends_with_1_and_a_trace(command, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError("boom")
 
-    monkeypatch.setattr(cli, "fetch_data", fail)
+    monkeypatch.setattr(making, "fetch_data", fail)
     ended = command("fetch", "mnist-mini")
     assert ended.code == 1
     assert "Traceback" in ended.err
@@ -599,7 +600,7 @@ def test_interrupt_anywhere_ends_with_130(command, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "fetch_data", stop)
+    monkeypatch.setattr(making, "fetch_data", stop)
     ended = command("fetch", "mnist-mini")
     assert (ended.code, ended.err.strip()) == (130, "stopped; the same command resumes")
 
@@ -633,9 +634,9 @@ def test_the_package_runs_as_a_module():
 
 def test_message_of_several_lines_is_told_in_one(refused, monkeypatch):
     def fail(*_, **__):
-        raise cli.InputError("first\n\tsecond\n")
+        raise InputError("first\n\tsecond\n")
 
-    monkeypatch.setattr(cli, "fetch_data", fail)
+    monkeypatch.setattr(making, "fetch_data", fail)
     assert refused(3, "fetch", "mnist-mini") == "error: first second\n"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ensadv_data.data import Dataset
 from ensadv_data.errors import ModelError, OutputError
@@ -20,7 +20,25 @@ from ensadv_data.manifest import read_manifest
 from ensadv_data.models import Model, read_metadata
 from ensadv_data.spec import TrainSpec
 
-__all__ = ["digest_of_finished", "read_checkpoint", "record_of", "write_checkpoint"]
+__all__ = ["digest_of_finished", "load_state", "read_checkpoint", "record_of", "state_of", "write_checkpoint"]
+
+
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every tensor of a model and its optimizer, by names that a checkpoint has."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    return tensors
+
+
+def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`state_of` took."""
+    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key in (key for key in tensors if key.startswith("optimizer.")):
+        _, index, name = key.split(".")
+        state.setdefault(int(index), {})[name] = tensors[key]
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], *, number: int, record: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
-"""Where this process stands among its peers: rank, world size, and the cores that it may use.
+"""Where this process stands among its peers: rank, world size, what they add up, and the cores that it may use.
 
-The plan of a step takes both as parameters, so that the same training code runs alone and in a group.
+The plan of a step takes rank and world size as parameters, so that the same training code runs alone and in a group.
+Every function that asks the peers is called by all of them, in the same order; alone it costs nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +13,23 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed
+from torch import Tensor
 
 from ensadv_data.errors import InputError, QuantityError
 
-__all__ = ["Place", "available_cores", "check_device", "current_place", "intra_op_threads"]
+__all__ = [
+    "Place",
+    "any_of_all",
+    "available_cores",
+    "check_device",
+    "check_same",
+    "current_place",
+    "intra_op_threads",
+    "most_of_all",
+    "process_group",
+    "sum_of_all",
+    "wait_for_all",
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,85 @@ def current_place() -> Place:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return Place(torch.distributed.get_rank(), torch.distributed.get_world_size())
     return Place()
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[Place]:
+    """The group that torchrun started this process in, while the context lasts; alone where it was not.
+
+    A process has the GPU of its local rank.
+
+    Raises
+    ------
+    InputError
+        The other processes cannot be met.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks == 1:
+        yield Place()
+        return
+    if not torch.distributed.is_available():
+        raise InputError("expected a PyTorch with torch.distributed for more than one process, got one without")
+    backend, local = "gloo", None
+    if torch.device(device).type == "cuda":
+        backend, local = "nccl", torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(local)
+    try:
+        torch.distributed.init_process_group(backend, device_id=local)
+    except (RuntimeError, ValueError) as error:
+        cause = str(error).partition("\n")[0]
+        raise InputError(
+            f"expected {ranks} processes that torchrun started, could not meet the others: {cause}"
+        ) from None
+    try:
+        yield current_place()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def sum_of_all(values: Tensor) -> Tensor:
+    """The sum of the ranks' tensors, on every rank; a new tensor."""
+    return _reduced(values, "SUM")
+
+
+def most_of_all(values: Tensor) -> Tensor:
+    """The largest of the ranks' values, one by one, on every rank; a new tensor."""
+    return _reduced(values, "MAX")
+
+
+def any_of_all(flag: bool, *, device: torch.device) -> bool:
+    """Whether it is true on any rank."""
+    return flag if current_place().world_size == 1 else bool(most_of_all(torch.tensor([flag], device=device).int()))
+
+
+def check_same(number: int, *, what: str, device: torch.device) -> None:
+    """Refuse to go on where the ranks do not have the same number.
+
+    Raises
+    ------
+    InputError
+        The message names what it is, and the smallest and largest.
+    """
+    if current_place().world_size == 1:
+        return
+    largest, least = most_of_all(torch.tensor([number, -number], device=device)).tolist()
+    if largest != -least:
+        raise InputError(
+            f"expected {what} to be the same on all ranks, got {-least} … {largest}; is --out on a disk that all share?"
+        )
+
+
+def wait_for_all() -> None:
+    """Go on when every rank is here."""
+    if current_place().world_size > 1:
+        torch.distributed.barrier()
+
+
+def _reduced(values: Tensor, operation: str) -> Tensor:
+    values = values.clone()
+    if current_place().world_size > 1:
+        torch.distributed.all_reduce(values, getattr(torch.distributed.ReduceOp, operation))
+    return values
 
 
 def available_cores() -> int:

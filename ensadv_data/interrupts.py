@@ -1,4 +1,4 @@
-"""Ctrl-C: noted and looked at between two steps, where the state must be whole; and never lost."""
+"""Ctrl-C and SIGTERM: noted and looked at between two steps, where the state must be whole; and never lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AGAIN_AFTER = 0.05  # seconds
 
 
 class InterruptRequest:
-    """Whether somebody asked to stop; a second Ctrl-C stops at once."""
+    """Whether somebody asked to stop; who asks a second time is obeyed at once."""
 
     requested = False
 
@@ -30,16 +30,17 @@ class InterruptRequest:
 
 @contextmanager
 def deferred_interrupt() -> Iterator[InterruptRequest]:
-    """Note SIGINT instead of raising it; outside the main thread there is nothing to note."""
+    """Note SIGINT, and SIGTERM, which ends preempted jobs; outside the main thread there is nothing to note."""
     request = InterruptRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = signal.signal(signal.SIGINT, request)
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -47,9 +48,12 @@ def insistent_interrupt() -> Iterator[None]:
     """Ctrl-C stops the program also where Python drops the exception: in a finalizer or in a callback.
 
     Python prints such an exception as ignored and goes on, and a run that somebody stopped would end as if nobody had.
-    Here SIGINT is sent again a moment later, until it is met by code that it can stop.
+    Here SIGINT is sent again a moment later, until it is met by code that it can stop. SIGTERM, by which a job is
+    preempted, does what Ctrl-C does.
     """
     before = sys.unraisablehook
+    is_main = threading.current_thread() is threading.main_thread()
+    at_term = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
 
     def hook(dropped: sys.UnraisableHookArgs) -> None:
         if isinstance(dropped.exc_value, KeyboardInterrupt):
@@ -62,6 +66,8 @@ def insistent_interrupt() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
+        if is_main:
+            signal.signal(signal.SIGTERM, at_term)
 
 
 def _interrupt_again() -> None:

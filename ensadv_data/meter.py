@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ensadv_data.dist import current_place, sum_of_all
+
 __all__ = ["Meter"]
 
 
@@ -20,7 +22,8 @@ class Meter:
     ----------
     sums
         float64 (S, 3): how often a source was drawn, sum of clean losses, sum of adversarial losses. What is drawn are
-        steps, and the sums are of their means; with ``per_example`` it is perturbed images. A checkpoint holds them.
+        steps, and the sums are of their means; with ``per_example`` it is perturbed images. In a group of processes
+        each has its own.
     """
 
     def __init__(self, sources: Sequence[str], *, device: torch.device, per_example: bool = False) -> None:
@@ -50,9 +53,31 @@ class Meter:
             self.sums.index_add_(0, torch.from_numpy(sources_M).to(self.sums.device), rows)
         return loss_clean, loss_adversarial
 
+    def averaged(self, line: dict[str, Any]) -> dict[str, Any]:
+        """A line of the log over all ranks, which all call."""
+        ranks = current_place().world_size
+        if ranks == 1:
+            return line
+        names = [name for name in ("epsilon", "loss_clean", "loss_adversarial") if line[name] is not None]
+        values = torch.tensor([float(line[name]) for name in names], dtype=torch.float64, device=self.sums.device)
+        return line | dict(zip(names, (sum_of_all(values) / ranks).tolist(), strict=True))
+
+    def merged(self) -> Tensor:
+        """The sums over all ranks, as one process would have them; a checkpoint holds them. All ranks call it."""
+        ranks = current_place().world_size
+        return sum_of_all(self.sums) / (ranks if self.unit == "steps" else 1)  # each rank counts every step
+
+    def load(self, sums: Tensor) -> None:
+        """Go on from merged sums."""
+        place = current_place()
+        if place.rank:
+            self.sums.zero_()
+        else:
+            self.sums.copy_(sums * (place.world_size if self.unit == "steps" else 1))
+
     def summary(self) -> dict[str, dict[str, Any]]:
-        """By source: steps or images, share of them, mean losses. The sums start again."""
-        rows = self.sums.cpu().tolist()
+        """By source: steps or images, share of them, mean losses over all ranks. The sums start again."""
+        rows = self.merged().cpu().tolist()
         total = sum(row[0] for row in rows)
         self.sums.zero_()
         return {

@@ -31,6 +31,7 @@ __all__ = [
     "StepPlan",
     "check_draws",
     "check_epsilon",
+    "check_shares",
     "epoch_order",
     "plan_step",
     "static_sources",
@@ -134,7 +135,7 @@ def _order(seed: int, epoch: int, n: int, block: int, window: int) -> Order:
 
 
 def plan_step(schedule: Schedule, *, epoch: int, step: int, place: Place = Place()) -> StepPlan:
-    """The plan of one global step, for one rank.
+    """The plan of one global step, for one rank: every world-size-th of its examples, from the rank on.
 
     The source is drawn once per global step, the same on all ranks: drawn per rank, an online batch would
     hold up 1 − (1 − 1/n)^R of all steps instead of 1/n. Draw and ε are drawn per example, and so is the source where
@@ -163,7 +164,7 @@ def plan_step(schedule: Schedule, *, epoch: int, step: int, place: Place = Place
             stored[source] = entries[attacks[source]][0].header.draws
     draws = generator.integers((stored if schedule.draws is None else np.minimum(schedule.draws, stored))[sources])
     epsilon = _epsilons(generator, schedule.epsilon, size)
-    mine = slice(place.rank * size // ranks, (place.rank + 1) * size // ranks)
+    mine = slice(place.rank, None, ranks)  # of the first half of the batch as many as of the second
     order = _order(schedule.seed, epoch, schedule.n, schedule.block, schedule.window)
     return StepPlan(
         indices=order[step * size : (step + 1) * size][mine].astype(np.int64),
@@ -202,6 +203,22 @@ def static_sources(paths: Sequence[Path | str], dataset: Dataset, *, cache: Cach
             label = name if len(paths) == 1 else f"{Path(path).name}/{name}"
             sources.append(Source(_unused(label, {ONLINE, *(source.name for source in sources)}), entries))
     return tuple(sources)
+
+
+def check_shares(batch_size: int, place: Place, *, halves: bool) -> None:
+    """Refuse a batch of which the ranks cannot have equal shares; with ``halves``, of each half.
+
+    Raises
+    ------
+    QuantityError
+        The message names the number that it must be a multiple of.
+    """
+    share = place.world_size * (2 if halves else 1)
+    if batch_size % share:
+        raise QuantityError(
+            f"batch_size: expected a multiple of {share} for {place.world_size} processes"
+            f"{' that replace half of it' if halves else ''}, got {batch_size}"
+        )
 
 
 def check_draws(sources: Sequence[Source], draws: int | None) -> None:

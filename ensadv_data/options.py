@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from ensadv_data.data import DATASETS
-from ensadv_data.dist import check_device
+from ensadv_data.dist import Place, check_device, process_group
 from ensadv_data.errors import InputError
+from ensadv_data.progress import silence_bars
 from ensadv_data.spec import parse_bytes
 
-__all__ = ["PATH", "data_options", "device_option", "given", "named", "read_bytes", "seed_option"]
+__all__ = [
+    "PATH",
+    "data_options",
+    "device_option",
+    "given",
+    "named",
+    "read_bytes",
+    "seed_option",
+    "shared_work",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +54,15 @@ def read_bytes(context: click.Context, parameter: click.Parameter, size: str) ->
 
 device_option = click.option("--device", default="cpu", show_default=True, callback=_device, help="cpu or cuda.")
 seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Names all randomness.")
+
+
+@contextmanager
+def shared_work(device: str) -> Iterator[Place]:
+    """The processes of torchrun as one group, of which the first alone shows progress."""
+    with process_group(device) as place:
+        if place.rank:
+            silence_bars()
+        yield place
 
 
 def given(fields: Mapping[str, Any]) -> dict[str, Any]:

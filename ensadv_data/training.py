@@ -9,6 +9,9 @@ Static models may stand in place of shards, or beside them: their perturbations 
 
 A step's randomness is named by (seed, epoch, step), so a run that is stopped anywhere and resumed gives the
 same weights as one that was not; on CPU, with the same number of threads, to the bit.
+
+In a group of processes (torchrun) a batch is divided among the ranks, and gradients are averaged. Images, sources,
+draws and ε of a step are those of one process; dropout has masks of its own on each rank. Rank 0 writes.
 """
 
 from __future__ import annotations
@@ -22,12 +25,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 
 from ensadv_data.ahead import made_ahead
 from ensadv_data.batches import Batch, Batches, Delivered, deliver
-from ensadv_data.checkpoint import digest_of_finished, read_checkpoint, record_of, write_checkpoint
+from ensadv_data.checkpoint import (
+    digest_of_finished,
+    load_state,
+    read_checkpoint,
+    record_of,
+    state_of,
+    write_checkpoint,
+)
 from ensadv_data.data import Dataset
-from ensadv_data.dist import check_device, current_place, intra_op_threads
+from ensadv_data.dist import (
+    any_of_all,
+    check_device,
+    check_same,
+    current_place,
+    intra_op_threads,
+    wait_for_all,
+)
 from ensadv_data.errors import InputError, Interrupted, OutputError
 from ensadv_data.files import naming_trouble
 from ensadv_data.interrupts import deferred_interrupt
@@ -42,10 +60,11 @@ from ensadv_data.mixing import (
     StepPlan,
     check_draws,
     check_epsilon,
+    check_shares,
     plan_step,
     static_sources,
 )
-from ensadv_data.models import build_model, save_model
+from ensadv_data.models import build_model, save_model, weights_digest
 from ensadv_data.online import Computed, computed_perturbation, static_models
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import TrainSpec
@@ -112,11 +131,14 @@ def train(
         raise OutputError(f"expected a file name that ends in .safetensors for the weights, got {out}")
     run = TrainingRun(spec, dataset, out, cache_bytes=cache_bytes)
     total = spec.epochs * run.schedule.steps
-    if (digest := digest_of_finished(out, run.record)) is not None:
+    digest = digest_of_finished(out, run.record)
+    check_same(int(digest is not None), what=f"the number of files at {out}", device=run.device)
+    if digest is not None:
         return Trained(out, digest, total, time.perf_counter() - began, was_complete=True)
     start = run.resume()
     with ExitStack() as stack:
-        log = stack.enter_context(Journal(out.with_suffix(".jsonl"), start, run.schedule.steps, tensorboard))
+        log = Journal(out.with_suffix(".jsonl"), start, run.schedule.steps, tensorboard) if run.writes else None
+        note = stack.enter_context(log).write if log else lambda line: None
         request = stack.enter_context(deferred_interrupt())
         stack.enter_context(intra_op_threads(spec.threads))
         bar = progress_bar(f"train {out.stem}", total=total, done=start, unit="images", per=spec.batch_size)
@@ -127,26 +149,25 @@ def train(
             epoch, step = divmod(number, run.schedule.steps)
             line = run.step(number, batch)
             if number % log_every == 0:
-                log.write(line)
+                note(run.meter.averaged(line))
             if step + 1 == run.schedule.steps:
-                log.write(run.epoch_summary(epoch, step))
+                note(run.epoch_summary(epoch, step))
             last = number + 1 == total
-            if not last and (request.requested or (number + 1) % checkpoint_every == 0):
-                log.flush()
+            stop = any_of_all(request.requested, device=run.device)
+            if not last and (stop or (number + 1) % checkpoint_every == 0):
+                if log:
+                    log.flush()
                 run.checkpoint(number + 1)
-            if request.requested and not last:
+            if stop and not last:
                 raise Interrupted(f"{out}: stopped after step {number + 1} of {total}; the same command resumes")
             advance(1)
-    digest = save_model(
-        out,
-        run.model,
-        architecture=spec.architecture,
-        shape=dataset.shape,
-        classes=dataset.classes,
-        record=run.record,
-    )
-    with naming_trouble(run.checkpoint_path):
-        run.checkpoint_path.unlink(missing_ok=True)
+    digest = weights_digest(run.model)
+    if run.writes:
+        shape, classes = dataset.shape, dataset.classes
+        save_model(out, run.model, architecture=spec.architecture, shape=shape, classes=classes, record=run.record)
+        with naming_trouble(run.checkpoint_path):
+            run.checkpoint_path.unlink(missing_ok=True)
+    wait_for_all()
     return Trained(out, digest, total, time.perf_counter() - began)
 
 
@@ -176,11 +197,8 @@ class TrainingRun:
         self.spec, self.device = spec, torch.device(spec.device)
         self.checkpoint_path = out.with_suffix(".checkpoint")
         self.place = current_place()
-        if self.place.world_size > 1:
-            raise InputError(
-                f"expected one process, got a group of {self.place.world_size}; gradients are not shared among "
-                "processes yet: start train without torchrun"
-            )
+        self.writes = self.place.rank == 0  # what the run makes
+        check_shares(spec.batch_size, self.place, halves=spec.batches == "replace")
         online = (Source(ONLINE),) if spec.online else ()
         static = static_sources(spec.shards, dataset, cache=Cache(cache_bytes))
         check_epsilon(static, spec.epsilon)
@@ -213,6 +231,7 @@ class TrainingRun:
         if module is None:
             module = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)
         self.model = module.to(self.device)
+        self.trained = self.model if self.place.world_size == 1 else DistributedDataParallel(self.model)
         self.computed: dict[str, Computed] = {}  # by source
         if spec.online:
             self.computed[ONLINE] = Computed(self.model, spec.online, dropout=spec.online_mode == "train")
@@ -220,11 +239,11 @@ class TrainingRun:
             self.computed[source.name] = Computed(
                 model.module, spec.static_perturbation, dropout=spec.static_mode == "train"
             )
-        parameters = self.model.parameters()
-        if spec.optimizer == "adam":
-            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=spec.rate)
-        else:
-            self.optimizer = torch.optim.RMSprop(parameters, lr=spec.rate, alpha=0.9, eps=1.0, momentum=0.9)
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.Adam(self.model.parameters(), lr=spec.rate)
+            if spec.optimizer == "adam"
+            else torch.optim.RMSprop(self.model.parameters(), lr=spec.rate, alpha=0.9, eps=1.0, momentum=0.9)
+        )
         names = [source.name for source in self.schedule.sources]
         self.meter = Meter(names, device=self.device, per_example=self.schedule.per_example)
         self.record = record_of(spec, dataset, models)
@@ -252,7 +271,7 @@ class TrainingRun:
             torch_seeded(self.device, "training step", self.spec.seed, epoch, step, self.place.rank),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.amp),
         ):
-            losses = cross_entropy(self.model(inputs).float(), targets, reduction="none")
+            losses = cross_entropy(self.trained(inputs).float(), targets, reduction="none")
         weight = self.spec.weight
         loss = (losses[:clean].sum() + weight * losses[clean:].sum()) / (clean + weight * adversarial)
         self.optimizer.zero_grad(set_to_none=True)
@@ -271,25 +290,19 @@ class TrainingRun:
 
     def checkpoint(self, number: int) -> None:
         """Write everything that step ``number`` needs."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-        tensors["meter"] = self.meter.sums
-        write_checkpoint(self.checkpoint_path, tensors, number=number, record=self.record)
+        sums = self.meter.merged()
+        if self.writes:
+            tensors = state_of(self.model, self.optimizer) | {"meter": sums}
+            write_checkpoint(self.checkpoint_path, tensors, number=number, record=self.record)
 
     def resume(self) -> int:
         """Load the checkpoint if there is one; returns the step to go on from."""
         found = read_checkpoint(self.checkpoint_path, record=self.record)
-        if found is None:
-            return 0
-        number, tensors = found
-        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for key in (key for key in tensors if key.startswith("optimizer.")):
-            _, index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = tensors[key]
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        self.meter.sums.copy_(tensors["meter"])
+        number, tensors = found or (0, {})
+        check_same(number, what=f"the step to go on from in {self.checkpoint_path}", device=self.device)
+        if tensors:
+            load_state(self.model, self.optimizer, tensors)
+            self.meter.load(tensors["meter"])
         return number
 
     def _adversarial(self, here: Delivered, count: int, *, epoch: int, step: int) -> Tensor:

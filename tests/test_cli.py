@@ -643,13 +643,14 @@ def test_message_of_several_lines_is_told_in_one(refused, monkeypatch):
 # 130: real signals to real processes
 
 
-def test_interrupted_training_goes_on_to_the_same_weights(command, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_training_goes_on_to_the_same_weights(command, tmp_path, sent):
     words = ("train", "--architecture", "D", "--limit", "64", "--epochs", "150", "--threads", "1")
     words = (*words, "--checkpoint-every", "5")
     out = tmp_path / "d.safetensors"
     process = started(*words, "--out", out)
     wait_until(out.with_suffix(".checkpoint").exists, process)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    os.killpg(process.pid, sent)  # what a terminal does, and the supervisor of a preempted job
     said, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert said == ""
@@ -663,7 +664,8 @@ def test_interrupted_training_goes_on_to_the_same_weights(command, tmp_path):
     assert hashlib.sha256(out.read_bytes()).digest() == hashlib.sha256(straight.read_bytes()).digest()
 
 
-def test_interrupted_run_stops_its_stages_and_is_resumed(command, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_stops_its_stages_and_is_resumed(command, tmp_path, sent):
     """The signal goes to the parent alone, as from a supervisor; the stages must not be waited for."""
     recipe, out = tmp_path / "long.toml", tmp_path / "out"
     recipe.write_text(
@@ -675,7 +677,7 @@ def test_interrupted_run_stops_its_stages_and_is_resumed(command, tmp_path):
     wait_until(lambda: state.exists() and b'"digest"' in state.read_bytes(), process)
     wait_until((out / "models/long.jsonl").exists, process)
     children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     began = time.monotonic()
     _, error = process.communicate(timeout=60)
     assert time.monotonic() - began < 10

@@ -26,6 +26,7 @@ from ensadv_data.mixing import (
     Source,
     StepPlan,
     check_epsilon,
+    check_shares,
     epoch_order,
     plan_step,
     static_sources,
@@ -158,7 +159,7 @@ def test_the_ranks_have_slices_of_one_plan(made, seed, world, each, epoch, step,
     assert {plan.attacks for plan in ranks} == {whole.attacks}
     assert {int(source) for plan in ranks for source in plan.sources} == {int(whole.sources[0])}
     for name in ("indices", "sources", "draws", "epsilon"):
-        assert is_bit_equal(np.concatenate([getattr(plan, name) for plan in ranks]), getattr(whole, name))
+        assert is_bit_equal(np.stack([getattr(plan, name) for plan in ranks], axis=1).ravel(), getattr(whole, name))
 
 
 def test_the_source_is_drawn_once_a_step_and_evenly():
@@ -191,7 +192,7 @@ def test_each_example_may_have_a_source_of_its_own(made):
     ranks = [plan_step(schedule, epoch=7, step=0, place=Place(rank, 4)) for rank in range(4)]
     assert {plan.attacks for plan in ranks} == {plans[7].attacks}
     for name in ("indices", "draws", "epsilon", "sources"):
-        assert is_bit_equal(np.concatenate([getattr(plan, name) for plan in ranks]), getattr(plans[7], name))
+        assert is_bit_equal(np.stack([getattr(plan, name) for plan in ranks], axis=1).ravel(), getattr(plans[7], name))
 
 
 @pytest.mark.parametrize("first", [0, 3])
@@ -250,6 +251,14 @@ def test_steps_and_worlds_that_cannot_be_are_refused():
             plan_step(schedule, epoch=0, step=step)
     with pytest.raises(QuantityError, match="multiple of the world size 3"):
         plan_step(schedule, epoch=0, step=0, place=Place(0, 3))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    check_shares(64, Place(0, 4), halves=True)
+    with pytest.raises(QuantityError, match="expected a multiple of 3 for 3 processes, got 32"):
+        check_shares(32, Place(1, 3), halves=False)
+    with pytest.raises(QuantityError, match="expected a multiple of 8 for 4 processes that replace half of it, got 36"):
+        check_shares(36, Place(0, 4), halves=True)
 
 
 # Sources

@@ -20,7 +20,6 @@ from torch.nn.functional import cross_entropy
 from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.batches import Batches
 from ensadv_data.data import ArrayDataset, Dataset, open_dataset
-from ensadv_data.dist import Place
 from ensadv_data.errors import AlignmentError, InputError, Interrupted, ModelError, OutputError, QuantityError
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.manifest import read_manifest
@@ -569,12 +568,6 @@ def test_weights_have_an_ending_of_their_own(tmp_path, data, name):
     with pytest.raises(OutputError, match=r"ends in \.safetensors"):
         train(TrainSpec(architecture="D", epochs=1, batch_size=32), data, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_group_of_processes_is_refused(tmp_path, data, monkeypatch):
-    monkeypatch.setattr("ensadv_data.training.current_place", lambda: Place(0, 2))
-    with pytest.raises(InputError, match="without torchrun"):
-        train(TrainSpec(architecture="D", epochs=1, batch_size=32), data, tmp_path / "m.safetensors")
 
 
 def test_the_online_attack_takes_the_epsilon_of_the_training():

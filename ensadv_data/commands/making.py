@@ -19,6 +19,7 @@ from ensadv_data.options import (
     named,
     read_bytes,
     seed_option,
+    shared_work,
 )
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import (
@@ -102,20 +103,24 @@ def train(
     """Train a model: plain, adversarially (--online), or on an ensemble (--online and --shards).
 
     --static computes at each step what --shards reads: slower, and what a store is to be compared with.
+
+    Processes of torchrun share each batch:  torchrun --nproc-per-node 4 -m ensadv_data train …
     """
     spec = checked(TrainSpec, {**given(fields), "static": named(static)}, where="train")
     where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="train")
-    dataset = open_data(where, "train")
-    made = train_model(
-        spec,
-        dataset,
-        out,
-        checkpoint_every=checkpoint_every,
-        log_every=log_every,
-        prefetch=prefetch,
-        cache_bytes=cache_bytes,
-        tensorboard=tensorboard,
-    )
+    with shared_work(spec.device) as place:
+        made = train_model(
+            spec,
+            open_data(where, "train"),
+            out,
+            checkpoint_every=checkpoint_every,
+            log_every=log_every,
+            prefetch=prefetch,
+            cache_bytes=cache_bytes,
+            tensorboard=tensorboard,
+        )
+    if place.rank:
+        return
     state = (
         "was finished before and was left alone" if made.was_complete else f"{made.steps} steps, {made.seconds:.1f} s"
     )

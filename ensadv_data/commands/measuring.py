@@ -22,6 +22,7 @@ from ensadv_data.options import (
     given,
     named,
     seed_option,
+    shared_work,
 )
 from ensadv_data.spec import (
     MEASURES,
@@ -67,12 +68,18 @@ def evaluate(
     out: Path | None,
     **fields: Any,
 ) -> None:
-    """Measure targets on test images: clean, white-box, and under attacks transferred from sources."""
+    """Measure targets on test images: clean, white-box, and under attacks transferred from sources.
+
+    Processes of torchrun share the images:  torchrun --nproc-per-node 4 -m ensadv_data evaluate …
+    """
     spec = checked(EvaluateSpec, {**given(fields), "images": limit}, where="evaluate")
     if spec.pictures and out is None:
         raise InputError("--pictures: expected --out FILE beside it, which keeps them for the report, got none")
     where = checked(DataSpec, {"data": data, "data_dir": data_dir}, where="evaluate")
-    result = evaluate_models(spec, where, targets=named(targets), sources=named(sources)).to_json()
+    with shared_work(spec.device) as place:
+        result = evaluate_models(spec, where, targets=named(targets), sources=named(sources)).to_json()
+    if place.rank:
+        return
     for note in remarks(result):
         click.echo(f"note: {note}", err=True)
     print_result(result, matrix=matrix)  # first: it is not lost when the file cannot be written

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from ensadv_data.data import Dataset
+from ensadv_data.dist import Place
 
 __all__ = ["batches"]
 
 
 def batches(
-    dataset: Dataset, *, batch_size: int, device: str
+    dataset: Dataset, *, batch_size: int, device: str, place: Place = Place()
 ) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, Tensor]]:
-    """The whole data set in order.
+    """The whole data set in order; of a group of processes each has every world-size-th batch, and at least one.
+
+    Where there are more processes than batches, some have the same: what is found of an image is the same twice.
 
     Yields
     ------
@@ -27,7 +30,8 @@ def batches(
     y : int64 (B,)
         True labels, on the device.
     """
-    for start in range(0, len(dataset), batch_size):
+    starts = range(0, len(dataset), batch_size)
+    for start in starts[place.rank % max(1, len(starts)) :: place.world_size]:
         indices = np.arange(start, min(start + batch_size, len(dataset)))
         images, labels = dataset.read(indices)
         yield indices, torch.from_numpy(images).to(device).float() / 255, torch.from_numpy(labels).to(device)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ensadv_data.data import open_data, shifted
+from ensadv_data.dist import current_place
 from ensadv_data.evaluation.adaptive import measure_adaptive
 from ensadv_data.evaluation.pictures import pictures_of
 from ensadv_data.evaluation.stored import stored_sources
@@ -36,7 +37,7 @@ def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], 
     stored = stored_sources(spec.shards, dataset, black_box)
     adversaries = suite.adversaries(epsilon=spec.epsilon)
     attacks = len(targets) * (len(white_box) + len(adversaries)) + (len(sources) + len(stored)) * len(black_box)
-    work = attacks * len(dataset)
+    work = attacks * len(dataset) // current_place().world_size
     with progress_bar("evaluate", total=work, unit="attacks") as advance:
         transfer = measure_transfer(
             models[0],

@@ -18,6 +18,7 @@ import torch
 from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.attacks.gradient import logits_of
 from ensadv_data.data import Dataset
+from ensadv_data.dist import current_place, most_of_all
 from ensadv_data.errors import InputError, ModelError
 from ensadv_data.evaluation.adaptive import AdaptiveResult
 from ensadv_data.evaluation.batches import batches
@@ -127,7 +128,7 @@ def measure_transfer(
     device: str = "cpu",
     advance: Callable[[int], None] = lambda images: None,
 ) -> Transfer:
-    """Measure every target against every attack.
+    """Measure every target against every attack. The processes of a group share the images; each has the whole result.
 
     Parameters
     ----------
@@ -167,7 +168,7 @@ def measure_transfer(
     twice = {(t.digest, a.label) for t in targets for a in white_box} & {
         (s.digest, a.label) for s in live for a in black_box
     }
-    for indices, x, y in batches(dataset, batch_size=batch_size, device=device):
+    for indices, x, y in batches(dataset, batch_size=batch_size, device=device, place=current_place()):
         kept: dict[tuple[str, str], torch.Tensor] = {}  # white-box on a target that is a source as well
 
         def attacked(
@@ -205,6 +206,8 @@ def measure_transfer(
                 for target in targets:
                     where = ("white",) if target.digest == source.digest else ("black", source.name)
                     count(target, *where, attack.label, inputs=x_adv)
+    for count_of in counts.values():
+        count_of.merge(device=torch.device(device))
     return Transfer(
         data=f"{dataset.name}/{dataset.split}",
         n=len(dataset),
@@ -253,6 +256,12 @@ class _Counts:
 
     def add(self, name: tuple[str, ...], indices: npt.NDArray[np.int64], wrong: Wrong) -> None:
         self.wrong.setdefault(name, np.zeros(self.n, bool))[indices] = wrong
+
+    def merge(self, *, device: torch.device) -> None:
+        """What all ranks found; each found the same names, in the same order."""
+        if current_place().world_size > 1:
+            for wrong in self.wrong.values():
+                wrong[:] = most_of_all(torch.from_numpy(wrong).to(device).byte()).cpu().numpy()
 
     def rate(self, name: tuple[str, ...]) -> Rate:
         return Rate(int(self.wrong[name].sum()), self.n)

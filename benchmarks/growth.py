@@ -35,6 +35,7 @@ from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.training import TrainingRun
 
 PIXELS = 784
+WARM = 10_000  # examples of a store that shows what any work takes, whatever its size
 
 
 class MadeUp:
@@ -101,7 +102,7 @@ def precomputed(n: int, folder: Path) -> dict[str, float]:
     ensadv_data.precompute.open_data = lambda spec, split: MadeUp(spec.limit)  # type: ignore[assignment, return-value]
     spec = PrecomputeSpec(models={"m": "python:growth:linear"}, attacks=("r-fgsm:alpha=0.1",), draws=1, batch_size=512)
     where = DataSpec(data="made-up", limit=n)
-    small = DataSpec(data="made-up", limit=10_000)  # what any work takes, whatever its size
+    small = DataSpec(data="made-up", limit=WARM)
     ensadv_data.precompute.precompute_store(spec, small, folder / "warm", workers=0)
     seconds, grown = watched(lambda: ensadv_data.precompute.precompute_store(spec, where, folder / "store", workers=0))
     return {"images_a_second": round(n / seconds), "bytes": grown}
@@ -119,7 +120,7 @@ def trained(n: int, folder: Path, steps: int) -> dict[str, float]:
             run.step(number, run.prepare(number))
         return run
 
-    run("warm", 10, 1024)
+    run("warm", 10, WARM)
     started, grown = watched(lambda: kept.append(run("store", 1, n)))
     seconds, more = watched(lambda: [kept[0].step(k, kept[0].prepare(k)) for k in range(1, steps)])
     return {

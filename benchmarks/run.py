@@ -27,7 +27,7 @@ COMMANDS = {
     "apply": "apply.py",
     "rows-98": "store.py --rows 60000 --width 98 --rounds 7",
     "rows-33500": "store.py --rows 20000 --width 33500 --batches 20 --rounds 7",
-    "precompute": "precompute.py --architecture A,B,C,D",
+    "precompute": "precompute.py --architecture A,B,C,D --rounds 7",
     "size": "size.py",
     "signs": "signs.py --epochs 60",
     "growth": "growth.py --examples 10000,100000,1000000",

@@ -29,7 +29,7 @@ from ensadv_data.data import open_dataset
 from ensadv_data.models import build_model, load_model
 
 LEARNT, BATCH = 500, 50
-FEW = 4  # batches for bfloat16, which many CPUs only imitate, twenty times as slowly
+FEW = 2  # batches for bfloat16, which many CPUs only imitate, twenty times as slowly
 
 
 def learnt(architecture: str, x: Tensor, y: Tensor, epochs: int) -> nn.Module:

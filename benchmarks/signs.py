@@ -99,8 +99,8 @@ def compared(module: nn.Module, x: Tensor) -> dict[str, object]:
         taken: list[Tensor] = []
         rounded = gradient(module, part, "margin", torch.float32, taken).sign()
         opposed += int((gradient(module, part, "margin", torch.float64, taken).sign() != rounded).sum())
+        exact = gradient(module, part, "margin", torch.float64).sign()  # of cross-entropy too: softplus is monotone
         for loss in ("margin", "ce"):
-            exact = gradient(module, part, loss, torch.float64).sign()
             for precision in ("float32", "bfloat16") if number < FEW else ("float32",):
                 found = gradient(module, part, loss, getattr(torch, precision)).sign()
                 kinds = (found * exact < 0, (found == 0) & (exact != 0), (found != 0) & (exact == 0))

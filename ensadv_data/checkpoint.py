@@ -93,7 +93,7 @@ def record_of(spec: TrainSpec, dataset: Dataset, static: Sequence[Model]) -> dic
     how = json.loads(spec.model_dump_json(exclude={"shards", "device"}))
     if static:
         how["static"] = {model.name: model.digest for model in static}
-    stores = [read_manifest(Path(path)) for path in spec.shards]
+    stores = [read_manifest(path) for path in spec.shards]
     how["shards"] = [{"digest": store.digest, "sources": sorted(s.name for s in store.sources)} for store in stores]
     data = {"name": dataset.name, "split": dataset.split, "n": len(dataset), "digest": dataset.digest}
     software = {name: version(name) for name in ("ensadv-data", "torch")}

@@ -14,7 +14,7 @@ from typing import Any
 
 from ensadv_data.errors import OutputError
 
-__all__ = ["naming_trouble", "sha256_of_file", "write_atomic", "write_json"]
+__all__ = ["is_leftover", "naming_trouble", "sha256_of_file", "write_atomic", "write_json"]
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -74,6 +74,11 @@ def write_atomic(path: Path, *data: bytes | memoryview) -> None:
                 os.unlink(name)
             raise
         _sync_folder(path.parent)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a killed run left it: a temporary file of write_atomic, or zarr's own ``zarr.HEX.partial``."""
+    return path.name.startswith(".partial-") or (path.name.startswith("zarr.") and path.suffix == ".partial")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,6 +13,7 @@ from ensadv_data.codec import full_mask
 from ensadv_data.errors import InputError
 from ensadv_data.manifest import read_manifest
 from ensadv_data.models import read_metadata
+from ensadv_data.objects import Objects
 from ensadv_data.progress import progress_bar
 from ensadv_data.store import Entry, Store, open_store
 
@@ -70,7 +71,7 @@ class StoreSummary:
         return asdict(self)
 
 
-def describe_store(path: Path) -> StoreSummary:
+def describe_store(path: Objects | Path | str) -> StoreSummary:
     """Describe a complete store; every chunk's presence is looked at, no chunk is read.
 
     Raises
@@ -113,7 +114,7 @@ class EntryDifference:
     zero_there: float  # zero in the second only
 
 
-def compare_stores(path: Path, other: Path) -> tuple[EntryDifference, ...]:
+def compare_stores(path: Path | str, other: Path | str) -> tuple[EntryDifference, ...]:
     """Compare what two stores of the same images have under the same names, draw by draw.
 
     Raises
@@ -166,7 +167,7 @@ def describe_model(path: Path) -> dict[str, Any]:
     return read_metadata(path)
 
 
-def is_store(path: Path) -> bool:
+def is_store(path: Path | str) -> bool:
     """Whether ``path`` looks like a store rather than a weights file.
 
     Raises
@@ -174,6 +175,8 @@ def is_store(path: Path) -> bool:
     InputError
         There is nothing at ``path``.
     """
+    if isinstance(path, str):  # of another machine, where only stores are read
+        return True
     if not path.exists():
         raise InputError(f"expected a store or a .safetensors file at {path}, found nothing")
     return path.is_dir()

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ensadv_data.errors import InputError, IntegrityError
+from ensadv_data.objects import Objects, objects_at
 
 __all__ = ["DataRecord", "Manifest", "ObjectRecord", "SourceRecord", "read_manifest"]
 
@@ -72,7 +73,7 @@ class Manifest(_Record):
         return (json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")) + "\n").encode()
 
 
-def read_manifest(store: Path) -> Manifest:
+def read_manifest(store: Objects | Path | str) -> Manifest:
     """Read and check the manifest of a store.
 
     Raises
@@ -82,12 +83,12 @@ def read_manifest(store: Path) -> Manifest:
     IntegrityError
         It is not a manifest of this version.
     """
-    path = store / "manifest.json"
+    place = objects_at(store)
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json(place.read("manifest.json"))
     except OSError:
-        raise InputError(f"expected a manifest at {path}, found none; is the store finished?") from None
+        raise InputError(f"expected a manifest at {place}/manifest.json, found none; is the store finished?") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise IntegrityError(f"{path}: {where}: {first['msg'].lower()}; copy the store again") from None
+        raise IntegrityError(f"{place}/manifest.json: {where}: {first['msg'].lower()}; copy the store again") from None

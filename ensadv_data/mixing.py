@@ -31,6 +31,7 @@ __all__ = [
     "StepPlan",
     "check_draws",
     "check_epsilon",
+    "check_room",
     "check_shares",
     "epoch_order",
     "plan_step",
@@ -200,7 +201,7 @@ def static_sources(paths: Sequence[Path | str], dataset: Dataset, *, cache: Cach
             )
         for name in sorted({entry.source for entry in store.entries}):
             entries = tuple((store, entry) for entry in store.entries if entry.source == name)
-            label = name if len(paths) == 1 else f"{Path(path).name}/{name}"
+            label = name if len(paths) == 1 else f"{store.place.name}/{name}"
             sources.append(Source(_unused(label, {ONLINE, *(source.name for source in sources)}), entries))
     return tuple(sources)
 
@@ -232,7 +233,7 @@ def check_draws(sources: Sequence[Source], draws: int | None) -> None:
     for store in (store for source in sources for store, _ in source.entries):
         if draws is not None and draws > store.header.draws:
             raise InputError(
-                f"{store.path}: expected a store of at least {draws} draws, found {store.header.draws}; "
+                f"{store.place}: expected a store of at least {draws} draws, found {store.header.draws}; "
                 f"make one with: precompute --draws {draws}"
             )
 
@@ -249,14 +250,35 @@ def check_epsilon(sources: Sequence[Source], law: EpsilonSpec) -> None:
     for store, entry in (pair for source in sources for pair in source.entries):
         if entry.kind == "rsign" and (entry.alpha or 0) >= law.epsilon:
             raise InputError(
-                f"{store.path}: {entry.key}: expected epsilon above the store's alpha = {entry.alpha:g}, got "
+                f"{store.place}: {entry.key}: expected epsilon above the store's alpha = {entry.alpha:g}, got "
                 f"{law.epsilon:g}: no gradient step would be left; make a store with a smaller alpha"
             )
         if entry.kind == "delta" and (law.sigma is not None or not math.isclose(law.epsilon, entry.epsilon or 0)):
             raise InputError(
-                f"{store.path}: {entry.key}: expected a fixed epsilon = {entry.epsilon:g}, for which the store was "
+                f"{store.place}: {entry.key}: expected a fixed epsilon = {entry.epsilon:g}, for which the store was "
                 f"made, got {'a drawn one up to ' if law.sigma else ''}{law.epsilon:g}"
             )
+
+
+def check_room(sources: Sequence[Source], *, window: int, cache_bytes: int) -> None:
+    """Refuse a training that would fetch the same chunks from another machine again and again.
+
+    Raises
+    ------
+    InputError
+        What it reads at a time does not fit in the cache; the message says how much it is.
+    """
+    far = [(store, entry) for source in sources for store, entry in source.entries if not store.place.is_local]
+    needed = sum(
+        store.held_bytes(entry, min(window or store.header.blocks, store.header.blocks)) for store, entry in far
+    )
+    if needed > cache_bytes:
+        what = f"windows of {window} blocks" if window else "a global shuffle"
+        raise InputError(
+            f"window: expected {what} of {far[0][0].place} to fit in --cache-bytes, {cache_bytes:,} bytes, found "
+            f"{needed:,}; use a smaller --window (blocks are read once and whole then), more --cache-bytes, or a copy "
+            "of the store on a disk"
+        )
 
 
 def _unused(label: str, names: set[str]) -> str:

@@ -12,11 +12,13 @@ import click
 from ensadv_data.data import DATASETS
 from ensadv_data.dist import Place, check_device, process_group
 from ensadv_data.errors import InputError
+from ensadv_data.objects import is_url
 from ensadv_data.progress import silence_bars
 from ensadv_data.spec import parse_bytes
 
 __all__ = [
     "PATH",
+    "STORE",
     "data_options",
     "device_option",
     "given",
@@ -45,6 +47,16 @@ def data_options(command: F) -> F:
 def _device(context: click.Context, parameter: click.Parameter, name: str) -> str:
     check_device(name)
     return name
+
+
+class _StorePlace(click.ParamType):  # type: ignore[type-arg]
+    name = "store"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        return str(value) if is_url(value) else Path(value)
+
+
+STORE = _StorePlace()  # a path, or the URL of an object store
 
 
 def read_bytes(context: click.Context, parameter: click.Parameter, size: str) -> int:

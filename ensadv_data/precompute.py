@@ -30,6 +30,7 @@ from ensadv_data.dist import available_cores, check_device, intra_op_threads
 from ensadv_data.errors import IntegrityError, Interrupted, ModelError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
 from ensadv_data.models import Model, check_models, load_model, with_leaves
+from ensadv_data.objects import Objects, objects_at
 from ensadv_data.perturbation import BlockRows, entries_of, equal_draws
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, PrecomputeSpec
@@ -54,7 +55,7 @@ class Block:
 class Job:
     """All that a task needs; small, since it travels with every task. Models are loaded on the worker."""
 
-    path: Path
+    place: Path | str  # of the store
     data: DataSpec
     header: Header
     entries: tuple[Entry, ...]
@@ -65,7 +66,7 @@ class Job:
 class Outcome:
     """What a call of :func:`precompute_store` did."""
 
-    path: Path
+    path: Path | str
     digest: str
     blocks: int
     computed: int
@@ -115,7 +116,7 @@ def compute_block(job: Job, block: Block) -> dict[str, Any]:
                     cause = str(error).strip().splitlines()[0]
                     raise ModelError(f"source {name}: torch.compile failed: {cause}; leave out --compile") from None
     planes = {key: plane for source in rows.values() for key, plane in source.planes().items()}
-    return StoreWriter(job.path, job.header, job.entries).write_block(block.index, planes, np.concatenate(digests))
+    return StoreWriter(job.place, job.header, job.entries).write_block(block.index, planes, np.concatenate(digests))
 
 
 def _rows_of(job: Job, block: Block, name: str) -> BlockRows:
@@ -129,12 +130,12 @@ def _rows_of(job: Job, block: Block, name: str) -> BlockRows:
 def precompute_store(
     spec: PrecomputeSpec,
     data: DataSpec,
-    out: Path,
+    out: Path | str,
     *,
     workers: int | None = None,
     scheduler: str | None = None,
 ) -> Outcome:
-    """Make, or finish, the store at ``out``.
+    """Make, or finish, the store at ``out``: a folder, or a URL of an object store.
 
     Parameters
     ----------
@@ -157,26 +158,27 @@ def precompute_store(
     dataset = _dataset(data, spec.split)
     models = [load_model(reference, name=name, device=spec.device) for name, reference in spec.models.items()]
     check_models(models, dataset, device=spec.device)
-    spec, notes = _sized(spec, dataset, models, out)
+    place = objects_at(out)
+    spec, notes = _sized(spec, dataset, models, place)
     header = _header(spec, dataset, models)
     entries = tuple(entry for model in models for entry in entries_of(spec, model).values())
-    writer = StoreWriter(out, header, entries)
+    writer = StoreWriter(place, header, entries)
     writer.create()
     notes += [note for model in models for note in equal_draws(spec, model)]
     if writer.is_complete():
         writer.tidy()
         return Outcome(
-            out, read_manifest(out).digest, header.blocks, 0, time.perf_counter() - began, tuple(notes), True
+            out, read_manifest(place).digest, header.blocks, 0, time.perf_counter() - began, tuple(notes), True
         )
     done = frozenset(writer.done())
     todo = plan_blocks(header, done)
-    job = Job(out.absolute(), data, header, entries, _absolute(spec))
+    job = Job(out.absolute() if isinstance(out, Path) else out, data, header, entries, _absolute(spec))
     rows = header.n / header.blocks
     try:
         with ExitStack() as stack:
             results = _results(stack, job, todo, workers=workers, scheduler=scheduler)
             advance = stack.enter_context(
-                progress_bar(f"precompute {out.name}", total=header.blocks, done=len(done), unit="images", per=rows)
+                progress_bar(f"precompute {place.name}", total=header.blocks, done=len(done), unit="images", per=rows)
             )
             for _ in results:
                 advance(1)
@@ -200,7 +202,9 @@ def _results(
     return streamed(client, partial(compute_block, job), todo)
 
 
-def _sized(spec: PrecomputeSpec, dataset: Dataset, models: list[Model], out: Path) -> tuple[PrecomputeSpec, list[str]]:
+def _sized(
+    spec: PrecomputeSpec, dataset: Dataset, models: list[Model], out: Objects
+) -> tuple[PrecomputeSpec, list[str]]:
     """The spec with its batch size as a number, found by trial where it is to be; as before, if the store was begun."""
     if spec.batch_size != "auto":
         return spec, []

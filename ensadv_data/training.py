@@ -60,6 +60,7 @@ from ensadv_data.mixing import (
     StepPlan,
     check_draws,
     check_epsilon,
+    check_room,
     check_shares,
     plan_step,
     static_sources,
@@ -203,6 +204,7 @@ class TrainingRun:
         static = static_sources(spec.shards, dataset, cache=Cache(cache_bytes))
         check_epsilon(static, spec.epsilon)
         check_draws(static, spec.draws)
+        check_room(static, window=spec.window, cache_bytes=cache_bytes)
         references = dict(sorted(spec.static.items()))
         models = static_models(references, dataset, device=spec.device) if references else []
         computed = tuple(Source(f"{model.name} (online)") for model in models)

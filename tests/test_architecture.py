@@ -24,7 +24,7 @@ Sources = Mapping[str, str]
 # other, but not in a circle.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "spec", "dist", "keys", "files", "ahead", "memory", "progress", "interrupts", "timing"),
-    ("attacks", "cluster", "codec", "compression", "device_codec", "gather"),
+    ("attacks", "cluster", "codec", "compression", "device_codec", "gather", "objects"),
     ("store", "data", "models", "manifest"),
     (
         "mixing",
@@ -70,6 +70,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "matplotlib": ("report",),
     "numba": ("codec", "gather"),
     "numcodecs": ("compression",),
+    "obstore": ("objects",),
     "pooch": ("data.fetch",),
     "pydantic": ("spec", "manifest"),
     "rich": ("progress", "terminal"),

@@ -86,7 +86,7 @@ def test_sizes_are_those_on_the_disk(made):
 def test_zeros_are_the_share_of_values_that_are_zero(made):
     store = open_store(made[0] / "store")
     rows = np.arange(IMAGES)
-    for row in describe_store(store.path).entries:
+    for row in describe_store(store.place).entries:
         if row.kind == "delta":
             assert row.zeros is None
             continue
@@ -95,7 +95,7 @@ def test_zeros_are_the_share_of_values_that_are_zero(made):
             mask = store.gather(entry, np.full(IMAGES, draw), rows).nonzero
             zeros += 0 if mask is None else IMAGES * VALUES - int(np.bitwise_count(mask).sum())
         assert row.zeros == zeros / (2 * IMAGES * VALUES)
-    shares = {(row.source, row.attack): row.zeros for row in describe_store(store.path).entries}
+    shares = {(row.source, row.attack): row.zeros for row in describe_store(store.place).entries}
     assert shares["c", "fgsm"] > 0, "max pooling has structural zeros"
 
 

@@ -415,7 +415,7 @@ def test_an_epsilon_that_leaves_no_gradient_step_is_refused():
     def source(**about: object) -> Source:
         fields = {"epsilon": None, "alpha": None, "seed": 0, "source_digest": "", "architecture": "", "loss": "margin"}
         entry = Entry(source="m", attack="a", **{**fields, **about})
-        return Source("m", ((SimpleNamespace(path="store"), entry),))
+        return Source("m", ((SimpleNamespace(place="store"), entry),))
 
     moved, delta = source(kind="rsign", alpha=0.1), source(kind="delta", epsilon=0.3)
     check_epsilon([source(kind="sign"), moved, delta], EpsilonSpec(epsilon=0.3))

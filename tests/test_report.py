@@ -429,7 +429,7 @@ def test_a_source_for_each_image_is_counted_in_images(tmp_path: Path) -> None:
 def test_pictures_are_what_training_sees(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     data = images_of(30, shape=shape)
     store = open_store(write_store(tmp_path / "store", data))
-    sources = static_sources([store.path], data)
+    sources = static_sources([store.place.path], data)
     schedule = Schedule(seed=0, n=30, batch_size=4, sources=sources, epsilon=EpsilonSpec(epsilon=0.1))
     batches = Batches(data, schedule, fresh=False)
     pictures = charts.draw_pictures(data, [store], epsilon=0.1)

@@ -358,13 +358,13 @@ def test_unpacked_directions_are_the_signs_of_the_gradient(real, one_thread, sou
     assert (signs_of(real, f"{source}/{attack}") == expected).all()
     entry = real.entry(f"{source}/{attack}")
     assert real.has_mask(entry) == bool((expected == 0).any()) == (source == "c")
-    assert (real.path / entry.key / "nonzero").exists() == (source == "c")
-    assert read_manifest(real.path).zeros[entry.key] == (expected == 0).sum()
+    assert (real.place.path / entry.key / "nonzero").exists() == (source == "c")
+    assert read_manifest(real.place.path).zeros[entry.key] == (expected == 0).sum()
 
 
 def test_stock_zarr_reads_the_store(real):
     expected = signs_of(real, "c/fgsm")
-    group = zarr.open_group(real.path, mode="r")
+    group = zarr.open_group(real.place.path, mode="r")
     direction, nonzero = group["c/fgsm/direction"][0], group["c/fgsm/nonzero"][0]
     assert (unpack_signs(direction, nonzero, d=784) == expected).all()
     assert (group["c/fgsm/label"][:] == real.labels(real.entry("c/fgsm"))).all()
@@ -375,7 +375,7 @@ def test_stock_zarr_reads_the_store(real):
 
 def test_tensorstore_reads_the_store(real):
     def read(name: str) -> np.ndarray:
-        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{real.path / name}/"}}
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{real.place.path / name}/"}}
         return tensorstore.open(spec, read=True, open=True).result().read().result()
 
     signs = unpack_signs(read("c/step-ll/direction")[0], read("c/step-ll/nonzero")[0], d=784)
@@ -386,7 +386,7 @@ def test_tensorstore_reads_the_store(real):
 def test_a_row_is_where_a_plain_memory_map_expects_it(real):
     row = 29
     block, offset = divmod(row, real.header.block)
-    mapped = np.memmap(real.path / f"d/r-fgsm/direction/c/0/{block}/0", np.uint8, mode="r")
+    mapped = np.memmap(real.place.path / f"d/r-fgsm/direction/c/0/{block}/0", np.uint8, mode="r")
     bits = np.unpackbits(mapped[offset * 98 : (offset + 1) * 98], bitorder="little")
     assert (2 * bits.astype(np.int8) - 1 == signs_of(real, "d/r-fgsm")[row]).all()
 
@@ -405,18 +405,18 @@ def test_filled_zeros_need_no_mask_and_change_nothing_else(real, models, tmp_pat
 
 
 def test_a_description_counts_bytes_zeros_and_draws(real):
-    summary = describe_store(real.path)
+    summary = describe_store(real.place.path)
     assert (summary.n, summary.draws, summary.blocks, summary.block) == (N, 1, 14, 3)
     assert summary.to_json()["entries"][0]["source"] == "c"
-    assert summary.bytes == sum(record.bytes for record in read_manifest(real.path).objects.values())
+    assert summary.bytes == sum(record.bytes for record in read_manifest(real.place.path).objects.values())
     by_source = {(row.source, row.attack): row for row in summary.entries}
     assert by_source["d", "fgsm"].zeros == 0
     assert by_source["c", "fgsm"].zeros == (signs_of(real, "c/fgsm") == 0).mean()
     assert by_source["d", "r-fgsm"].bits_per_value == 8 * 14 * (3 * 98 + 4) / (N * 784)
     assert {row.epsilon for row in summary.entries} == {"any epsilon", "any epsilon above alpha = 0.05"}
-    assert is_store(real.path)
+    assert is_store(real.place.path)
     with pytest.raises(InputError, match="found nothing"):
-        is_store(real.path / "absent")
+        is_store(real.place.path / "absent")
 
 
 def test_a_weights_file_is_described_by_its_metadata(models):

@@ -13,6 +13,7 @@ from ensadv_data.data.fetch import fetch as fetch_data
 from ensadv_data.models import ARCHITECTURES
 from ensadv_data.options import (
     PATH,
+    STORE,
     data_options,
     device_option,
     given,
@@ -134,7 +135,7 @@ def train(
 @data_options
 @click.option("--model", "models", multiple=True, required=True, help="A static model, NAME=REF; may be repeated.")
 @click.option("--attack", "attacks", multiple=True, required=True, help="NAME[:KEY=VALUE,…]; may be repeated.")
-@click.option("--out", type=PATH, required=True, help="Folder of the store.")
+@click.option("--out", type=STORE, required=True, help="Folder of the store, or s3://BUCKET/PREFIX, gs://…, az://….")
 @click.option(
     "--draws", type=int, help="Perturbations an example; unless given, 4 for training with R+, PGD or dropout, else 1."
 )
@@ -155,7 +156,7 @@ def precompute(
     data_dir: str | None,
     limit: int | None,
     models: tuple[str, ...],
-    out: Path,
+    out: Path | str,
     workers: int | None,
     scheduler: str | None,
     **fields: Any,

@@ -12,6 +12,7 @@ from ensadv_data.data import open_data
 from ensadv_data.inspection import compare_stores, describe_model, describe_store, is_store
 from ensadv_data.options import (
     PATH,
+    STORE,
     data_options,
 )
 from ensadv_data.report import write_report
@@ -25,10 +26,10 @@ __all__ = ["inspect", "report"]
 
 
 @click.command(epilog="Example:  ensadv-data inspect shards")
-@click.argument("path", type=PATH)
-@click.option("--against", type=PATH, help="Another store of the same images: how its directions differ.")
+@click.argument("path", type=STORE)
+@click.option("--against", type=STORE, help="Another store of the same images: how its directions differ.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(path: Path, against: Path | None, as_json: bool) -> None:
+def inspect(path: Path | str, against: Path | str | None, as_json: bool) -> None:
     """Show what a store or a weights file holds."""
     if against is not None:
         found = compare_stores(path, against)
@@ -38,7 +39,7 @@ def inspect(path: Path, against: Path | None, as_json: bool) -> None:
             print_differences(found)
         return
     if not is_store(path):
-        click.echo(json.dumps(describe_model(path), indent=1))
+        click.echo(json.dumps(describe_model(Path(path)), indent=1))
         return
     summary = describe_store(path)
     if as_json:
@@ -52,14 +53,14 @@ def inspect(path: Path, against: Path | None, as_json: bool) -> None:
 )
 @click.option("--result", "results", multiple=True, type=PATH, help="JSON of evaluate or diagnose; may be repeated.")
 @click.option("--log", "logs", multiple=True, type=PATH, help="JSON lines of train; may be repeated.")
-@click.option("--store", "stores", multiple=True, type=PATH, help="A store to picture; may be repeated.")
+@click.option("--store", "stores", multiple=True, type=STORE, help="A store to picture; may be repeated.")
 @data_options
 @click.option("--title", default="ensadv-data", show_default=True)
 @click.option("--out", type=PATH, required=True, help="HTML to write.")
 def report(
     results: tuple[Path, ...],
     logs: tuple[Path, ...],
-    stores: tuple[Path, ...],
+    stores: tuple[Path | str, ...],
     data: str,
     data_dir: str | None,
     limit: int | None,

@@ -34,7 +34,7 @@ class StoredSource:
     @property
     def stores(self) -> list[str]:
         """Digests of the stores that are read."""
-        return list(dict.fromkeys(read_manifest(store.path).digest for store, _ in self.entries.values()))
+        return list(dict.fromkeys(read_manifest(store.place).digest for store, _ in self.entries.values()))
 
     def perturbed(self, attack: Attack, x_NCHW: torch.Tensor, indices: npt.NDArray[np.int64]) -> torch.Tensor:
         """Adversarial images, float32 (N, C, H, W) in [0, 1]; those of iterative attacks are exact to ε/254.

@@ -30,7 +30,7 @@ def write_report(
     title: str,
     results: Sequence[Path] = (),
     logs: Sequence[Path] = (),
-    stores: Sequence[Path] = (),
+    stores: Sequence[Path | str] = (),
     data: Dataset | None = None,
     stages: Mapping[str, float] | None = None,
     epsilon: float = 0.3,

@@ -169,7 +169,7 @@ def draw_pictures(data: Dataset, stores: Sequence[Store], *, epsilon: float) -> 
         radius = entry.epsilon if entry.kind == "delta" and entry.epsilon is not None else epsilon
         x_adv = perturb_images(store, entry, images, rows=rows, draws=np.zeros_like(rows), epsilon=radii)
         change = (x_adv - clean) / (2 * radius or 1) + 0.5
-        name = entry.key if len(stores) == 1 else f"{store.path.name}/{entry.key}"
+        name = entry.key if len(stores) == 1 else f"{store.place.name}/{entry.key}"
         strips.append({"name": name, "epsilon": radius, "adversarial": _strip(x_adv), "change": _strip(change)})
     return {
         "labels": labels.tolist(),

@@ -102,7 +102,7 @@ def describe_stores(stores: Sequence[Store]) -> list[dict[str, Any]]:
     """Sources and attacks of the stores, with a remark where the number of draws is wrong or wasted."""
     return [
         {
-            "store": store.path.name,
+            "store": store.place.name,
             "entry": entry,
             "draws": store.header.draws,
             "mode": str(store.header.plan.get("mode", "unknown")),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -60,13 +61,23 @@ class Chunks:
         From draw and block to the chunk's bytes, uint8 (block, width), C-contiguous.
     cache
         Where chunks are held for a time; None: each is kept for good, which costs nothing where it is a map of a file.
+    at_once
+        Chunks that are loaded at the same time, where one call needs several.
     """
 
     def __init__(
-        self, draws: int, n: int, block: int, *, width: int, load: Callable[[int, int], U8], cache: Cache | None = None
+        self,
+        draws: int,
+        n: int,
+        block: int,
+        *,
+        width: int,
+        load: Callable[[int, int], U8],
+        cache: Cache | None = None,
+        at_once: int = 1,
     ) -> None:
         self.n, self.block, self.width, self.size = n, block, width, block * width
-        self._load, self._cache = load, cache
+        self._load, self._cache, self._at_once = load, cache, at_once
         self._address = np.zeros((draws, -(-n // block)), np.uint64)  # 0: not in memory
         self._used = np.zeros(self._address.shape, np.int64)  # when, by the cache's count
         self._kept: dict[tuple[int, int], U8] = {}
@@ -139,14 +150,21 @@ class Chunks:
         """Have these chunks in memory; those of the same call that were held for it before may be dropped."""
         self._used[self._used == now] = now - 1
         self._used.flat[chunks] = now
-        for chunk in chunks.tolist():
-            draw, block = divmod(chunk, self._address.shape[1])
-            with self._lock:
-                if self._address[draw, block]:
-                    continue
+        with self._lock:
+            absent = [
+                divmod(chunk, self._address.shape[1]) for chunk in chunks.tolist() if not self._address.flat[chunk]
+            ]
+            for (draw, block), rows in zip(absent, self._loaded(absent), strict=True):
                 if self._cache:
                     self._cache.make_room(self.size)
-                self._kept[draw, block] = self._load(draw, block)
-                self._address[draw, block] = self._kept[draw, block].ctypes.data
+                self._kept[draw, block] = rows
+                self._address[draw, block] = rows.ctypes.data
                 if self._cache:
                     self._cache.held += self.size
+
+    def _loaded(self, absent: Sequence[tuple[int, int]]) -> Iterator[U8]:
+        if self._at_once == 1 or len(absent) < 2:
+            yield from (self._load(draw, block) for draw, block in absent)
+            return
+        with ThreadPoolExecutor(self._at_once) as pool:
+            yield from pool.map(lambda chunk: self._load(*chunk), absent)

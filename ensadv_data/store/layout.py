@@ -21,13 +21,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ensadv_data.codec import row_bytes
+from ensadv_data.objects import Objects
 
 __all__ = [
     "FORMAT",
@@ -168,10 +168,10 @@ def zstd_level(name: str, kind: str, header: Header) -> int | None:
     return 3 if name == "direction" and kind == "sign" and planes <= HELD_BYTES else None
 
 
-def root_attributes(path: Path) -> dict[str, Any] | None:
-    """Attributes of the Zarr v3 group at ``path``; None where there is none."""
+def root_attributes(objects: Objects) -> dict[str, Any] | None:
+    """Attributes of the Zarr v3 group that some objects are; None where they are none."""
     try:
-        node = json.loads((path / "zarr.json").read_bytes())
+        node = json.loads(objects.read("zarr.json"))
         attributes = node["attributes"] if node["zarr_format"] == 3 and node["node_type"] == "group" else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

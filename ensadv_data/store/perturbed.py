@@ -37,7 +37,7 @@ def packed_moves(
     if planes.delta is not None:
         return [Move(planes.delta, None, np.full(len(rows), entry.epsilon, np.float32))]
     if planes.direction is None:
-        raise InputError(f"{store.path}: {entry.key}: expected directions, got none; make the store again")
+        raise InputError(f"{store.place}: {entry.key}: expected directions, got none; make the store again")
     if entry.kind == "sign":
         return [Move(planes.direction, planes.nonzero, epsilon)]
     if random_step is None:

@@ -14,6 +14,7 @@ import zarr
 from ensadv_data.codec import row_bytes
 from ensadv_data.compression import zstd_decode
 from ensadv_data.errors import AlignmentError, ChunkError, InputError, IntegrityError, UnknownNameError
+from ensadv_data.objects import AT_ONCE, Objects, objects_at
 from ensadv_data.store.chunks import Cache, Chunks
 from ensadv_data.store.layout import (
     FORMAT,
@@ -26,6 +27,7 @@ from ensadv_data.store.layout import (
     root_attributes,
     zstd_level,
 )
+from ensadv_data.store.metadata import fetched_group
 
 __all__ = ["Store", "open_store"]
 
@@ -38,9 +40,9 @@ class Store:
     """A complete store, for reading. A chunk is checked the first time that it is used."""
 
     def __init__(
-        self, path: Path, header: Header, entries: tuple[Entry, ...], masked: frozenset[str], cache: Cache
+        self, place: Objects, header: Header, entries: tuple[Entry, ...], masked: frozenset[str], cache: Cache
     ) -> None:
-        self.path, self.header, self.entries = path, header, entries
+        self.place, self.header, self.entries = place, header, entries
         self._masked = masked  # keys of the entries that have a mask
         self._cache = cache
         self._chunks: dict[str, dict[str, Chunks]] = {}  # by entry's key, then by array
@@ -59,7 +61,7 @@ class Store:
         for entry in self.entries:
             if entry.key == key:
                 return entry
-        raise UnknownNameError(f"source/attack in {self.path}", key, [entry.key for entry in self.entries])
+        raise UnknownNameError(f"source/attack in {self.place}", key, [entry.key for entry in self.entries])
 
     def has_mask(self, entry: Entry) -> bool:
         """Whether any value of the entry is zero."""
@@ -93,7 +95,7 @@ class Store:
             direction = chunks["direction"].gather(draws_B, rows_B)
             nonzero = chunks["nonzero"].gather(draws_B, rows_B) if "nonzero" in chunks else None
         except InputError as error:
-            raise InputError(f"{self.path}: {error}") from None
+            raise InputError(f"{self.place}: {error}") from None
         return Planes(direction, nonzero)
 
     def check_shape(self, shape: tuple[int, ...], data: str) -> None:
@@ -106,7 +108,7 @@ class Store:
         """
         if self.header.shape != shape:
             raise InputError(
-                f"{self.path}: expected directions for images of shape {shape}, found {self.header.shape}; "
+                f"{self.place}: expected directions for images of shape {shape}, found {self.header.shape}; "
                 f"was the store made for {self.header.data} rather than {data}?"
             )
 
@@ -127,7 +129,7 @@ class Store:
         if len(wrong := np.flatnonzero(found_N != expected_N)):
             first, about = wrong[0], self.header
             raise AlignmentError(
-                f"{self.path}: example {rows_N[first]}: expected an image with digest {int(expected_N[first]):016x}, "
+                f"{self.place}: example {rows_N[first]}: expected an image with digest {int(expected_N[first]):016x}, "
                 f"found {int(found_N[first]):016x}; the store was made for other images "
                 f"({about.data}/{about.split}, {about.n} of them)"
             )
@@ -142,6 +144,12 @@ class Store:
         parts = [self._mapped(f"{entry.key}/label/c/{block}", 4).view("<i4") for block in range(self.header.blocks)]
         return np.concatenate(parts).ravel()[: self.header.n].astype(np.int32, copy=False)
 
+    def held_bytes(self, entry: Entry, blocks: int) -> int:
+        """Bytes that so many blocks of an entry, all draws of them, take in memory when they are read from afar."""
+        header, blocks = self.header, min(blocks, self.header.blocks)
+        width = header.d if entry.kind == "delta" else row_bytes(header.d)
+        return blocks * header.draws * header.block * width * len(self._row_arrays(entry))
+
     def object_sizes(self, entry: Entry) -> dict[str, int]:
         """Bytes on disk of each array of an entry.
 
@@ -150,8 +158,11 @@ class Store:
         ChunkError
             A chunk is missing.
         """
-        names = ("label", *self._row_arrays(entry))
-        return {name: sum(self._size(key) for key in self._chunk_keys(entry, name)) for name in names}
+        keys = {name: list(self._chunk_keys(entry, name)) for name in ("label", *self._row_arrays(entry))}
+        sizes = self.place.sizes(key for chunks in keys.values() for key in chunks)
+        for key in (key for chunks in keys.values() for key in chunks if key not in sizes):
+            raise self._missing(key)
+        return {name: sum(sizes[key] for key in chunks) for name, chunks in keys.items()}
 
     def _row_arrays(self, entry: Entry) -> tuple[str, ...]:
         if entry.kind == "delta":
@@ -178,45 +189,52 @@ class Store:
                 return read(f"{entry.key}/{name}/c/{draw}/{block}/0", width)  # type: ignore[no-any-return]
 
             opened[name] = Chunks(
-                header.draws, header.n, header.block, width=width, load=load, cache=None if raw else self._cache
+                header.draws,
+                header.n,
+                header.block,
+                width=width,
+                load=load,
+                cache=None if raw and self.place.is_local else self._cache,
+                at_once=1 if self.place.is_local else AT_ONCE,
             )
         self._chunks[entry.key] = opened
         return opened
 
     def _mapped(self, key: str, width: int) -> U8:
-        """One chunk as uint8 (S, width), memory-mapped; its size and checksum are checked."""
+        """One chunk as uint8 (S, width), memory-mapped where it is a file; its size and checksum are checked."""
         expected = self.header.block * width
-        if self._size(key) != expected + 4:
+        try:
+            mapped = self.place.array(key)
+        except OSError:
+            raise self._missing(key) from None
+        if len(mapped) != expected + 4:
             raise ChunkError(
-                f"{self.path / key}: expected {expected + 4} bytes, found {self._size(key)}; "
+                f"{self.place}/{key}: expected {expected + 4} bytes, found {len(mapped)}; "
                 "the chunk is truncated: copy the store again, or make it again with precompute"
             )
-        mapped = np.memmap(self.path / key, np.uint8, mode="r")
         if int(google_crc32c.value(mapped[:expected])) != int.from_bytes(mapped[expected:].tobytes(), "little"):
             raise ChunkError(
-                f"{self.path / key}: the checksum does not match; the chunk is corrupted: copy the store again"
+                f"{self.place}/{key}: the checksum does not match; the chunk is corrupted: copy the store again"
             )
         return mapped[:expected].reshape(self.header.block, width)
 
     def _decompressed(self, key: str, width: int) -> U8:
         """One chunk that was a zstd frame as uint8 (S, width); the frame has a checksum of its own."""
-        self._size(key)
         try:
-            plane = zstd_decode((self.path / key).read_bytes(), size=self.header.block * width)
+            plane = zstd_decode(self.place.read(key), size=self.header.block * width)
+        except OSError:
+            raise self._missing(key) from None
         except ChunkError as error:
-            raise ChunkError(f"{self.path / key}: {error}; the chunk is corrupted: copy the store again") from None
+            raise ChunkError(f"{self.place}/{key}: {error}; the chunk is corrupted: copy the store again") from None
         return plane.reshape(self.header.block, width)
 
-    def _size(self, key: str) -> int:
-        try:
-            return (self.path / key).stat().st_size
-        except OSError:
-            raise ChunkError(
-                f"{self.path / key}: the chunk is missing; copy the store again, or make it again with precompute"
-            ) from None
+    def _missing(self, key: str) -> ChunkError:
+        return ChunkError(
+            f"{self.place}/{key}: the chunk is missing; copy the store again, or make it again with precompute"
+        )
 
 
-def open_store(path: Path | str, *, cache: Cache | None = None) -> Store:
+def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -> Store:
     """Open a complete store for reading.
 
     Parameters
@@ -231,14 +249,14 @@ def open_store(path: Path | str, *, cache: Cache | None = None) -> Store:
     ChunkError
         An array is missing.
     """
-    path = Path(path)
+    path = objects_at(reference)
     attributes = root_attributes(path)
     if attributes is None or attributes.get("format") != FORMAT:
         raise InputError(f"expected a store at {path}, found none; make one with: ensadv-data precompute --out {path}")
     if attributes.get("version") != FORMAT_VERSION:
         raise InputError(f"{path}: expected format version {FORMAT_VERSION}, found {attributes.get('version')}")
-    if not (path / "manifest.json").is_file():
-        done = len(list((path / "progress").glob("block-*.json")))
+    if not path.has("manifest.json"):
+        done = len(path.keys("progress/"))
         raise InputError(f"{path}: the store is unfinished ({done} blocks done); run the same precompute command again")
     try:
         header = Header(
@@ -254,13 +272,15 @@ def open_store(path: Path | str, *, cache: Cache | None = None) -> Store:
         )
         if attributes["block"] != header.block:
             raise InputError(f"{path}: expected blocks of {header.block} examples, found {attributes['block']}")
-        root = zarr.open_group(store=path, mode="r", zarr_format=3)
+        root = fetched_group(path, header.groups)
         entries, masked = [], set()
         for key in header.groups:
             source, _, attack = key.partition("/")
             if key not in root:
                 raise ChunkError(f"{path}: the group {key} is missing; copy the store again")
-            leaf = zarr.open_group(store=path, path=key, mode="r", zarr_format=3)
+            leaf = root[key]
+            if not isinstance(leaf, zarr.Group):
+                raise TypeError(f"{key} is no group")
             entry = Entry(source=source, **dict(root[source].attrs), **dict(leaf.attrs))  # type: ignore[arg-type]
             if entry.attack != attack:
                 raise IntegrityError(
@@ -278,7 +298,7 @@ def open_store(path: Path | str, *, cache: Cache | None = None) -> Store:
     return Store(path, header, tuple(entries), frozenset(masked), cache or Cache(HELD_BYTES))
 
 
-def _check_array(group: zarr.Group, name: str, kind: str, header: Header, path: Path) -> None:
+def _check_array(group: zarr.Group, name: str, kind: str, header: Header, path: Objects) -> None:
     """No other codec, shape or dtype is accepted than the ones of this format."""
     if name not in group:
         raise ChunkError(f"{path}: the array {group.name}/{name} is missing; copy the store again")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,21 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
-import zarr
-from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
 from ensadv_data.codec import full_mask, row_bytes
 from ensadv_data.compression import zstd_encode
 from ensadv_data.errors import InputError, IntegrityError, OutputError
-from ensadv_data.files import naming_trouble, write_atomic
-from ensadv_data.store.layout import FORMAT, Entry, Header, Planes, layout, root_attributes, shortened, zstd_level
+from ensadv_data.objects import Objects, objects_at
+from ensadv_data.store.layout import (
+    FORMAT,
+    Entry,
+    Header,
+    Planes,
+    root_attributes,
+    shortened,
+    zstd_level,
+)
+from ensadv_data.store.metadata import made_documents
 
 __all__ = ["StoreWriter"]
 
@@ -33,8 +39,8 @@ _FULL_LEVEL = 1
 class StoreWriter:
     """Creates a store, writes its blocks, and closes it. Any number of processes may hold one."""
 
-    def __init__(self, path: Path, header: Header, entries: tuple[Entry, ...]) -> None:
-        self.path, self.header, self.entries = path, header, entries
+    def __init__(self, place: Objects | Path | str, header: Header, entries: tuple[Entry, ...]) -> None:
+        self.place, self.header, self.entries = objects_at(place), header, entries
         self._kinds = {entry.key: entry.kind for entry in entries}
 
     def create(self) -> None:
@@ -46,48 +52,38 @@ class StoreWriter:
             The folder holds something else, or cannot be written.
         """
         ours = self.header.attributes()
-        if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"expected a folder for the store at {self.path}, found a file; choose another --out")
-        if self.path.is_dir() and not all(_is_leftover(p) for p in self.path.iterdir()):
-            theirs = root_attributes(self.path)
+        is_free, theirs = self.place.is_free(), root_attributes(self.place)
+        if not is_free:
             if theirs is None or theirs.get("format") != FORMAT:
                 raise OutputError(
-                    f"{self.path} holds something else than a store; it was not touched: choose another --out"
+                    f"{self.place} holds something else than a store; it was not touched: choose another --out"
                 )
             if theirs != ours:
                 name = next((key for key in ours if theirs.get(key) != ours[key]), "keys")
                 raise OutputError(
-                    f"{self.path} holds a store of another plan ({name} differs: expected {shortened(ours.get(name))}, "
-                    f"found {shortened(theirs.get(name))}); it was not touched; choose another --out"
+                    f"{self.place} holds a store of another plan ({name} differs: "
+                    f"expected {shortened(ours.get(name))}, found {shortened(theirs.get(name))}); "
+                    "it was not touched; choose another --out"
                 )
-        with naming_trouble(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            if root_attributes(self.path) is None:
-                zarr.create_group(store=self.path, zarr_format=3, attributes=ours)
-            root = zarr.open_group(store=self.path, mode="r+", zarr_format=3)
-            for name, attributes in self._groups().items():
-                if name not in root:
-                    root.create_group(name, attributes=attributes)
-            for name in self._arrays():
-                if name not in root:
-                    self._create_array(root, name)
+        self._write_documents(masked=())
 
     def is_complete(self) -> bool:
         """Whether the manifest is there."""
-        return (self.path / "manifest.json").is_file()
+        return self.place.has("manifest.json")
 
     def done(self) -> dict[int, dict[str, Any]]:
         """Valid done records by block; a record whose chunks are not there as it says does not count."""
-        records = {}
-        for file in sorted((self.path / "progress").glob("block-*.json")):
-            try:
-                record = json.loads(file.read_bytes())
-                whole = all((self.path / key).stat().st_size == size for key, (size, _) in record["objects"].items())
-            except (ValueError, KeyError, TypeError, OSError):
-                continue
-            if whole and file.name == f"block-{record['block']:06d}.json":
-                records[int(record["block"])] = record
-        return records
+        keys = [key for key in self.place.keys("progress/") if key.startswith("progress/block-")]
+        found = {key: _record(data) for key, data in self.place.read_all(keys).items()}
+        wanted = {name for record in found.values() for name in (record or {"objects": ()})["objects"]}
+        sizes = self.place.sizes(sorted(wanted))
+        return {
+            int(record["block"]): record
+            for key, record in found.items()
+            if record is not None
+            and key == _record_key(record["block"])
+            and all(sizes.get(name) == size for name, (size, _) in record["objects"].items())
+        }
 
     def write_block(self, block: int, planes: Mapping[str, Planes], digests_N: U64) -> dict[str, Any]:
         """Write every chunk of one block, then its done record.
@@ -117,7 +113,7 @@ class StoreWriter:
             _present(rows.direction if rows.delta is None else rows.delta)
 
         def put(name: str, *parts: bytes | memoryview) -> None:  # at once: no more than a chunk is held
-            write_atomic(self.path / name, *parts)
+            self.place.write(name, *parts)
             digest = hashlib.sha256()
             for part in parts:
                 digest.update(part)
@@ -147,7 +143,7 @@ class StoreWriter:
             "objects": objects,
             "zeros": zeros,
         }
-        write_atomic(self.path / "progress" / f"block-{block:06d}.json", _json(record))
+        self.place.write(_record_key(block), _json(record))
         return record
 
     def collect(self) -> tuple[dict[str, tuple[int, str]], dict[str, int]]:
@@ -164,15 +160,12 @@ class StoreWriter:
         records = self.done()
         missing = [block for block in range(self.header.blocks) if block not in records]
         if missing:
-            raise IntegrityError(f"{self.path}: no valid record of blocks {shortened(missing)}; run precompute again")
+            raise IntegrityError(f"{self.place}: no valid record of blocks {shortened(missing)}; run precompute again")
         zeros: dict[str, int] = {}
         for record in records.values():
             for key, count in record["zeros"].items():
                 zeros[key] = zeros.get(key, 0) + count
-        root = zarr.open_group(store=self.path, mode="r+", zarr_format=3)
-        for key, count in zeros.items():
-            if count and f"{key}/nonzero" not in root:
-                self._create_array(root, f"{key}/nonzero")
+        self._write_documents(masked=[key for key, count in zeros.items() if count])
         hidden = tuple(f"{key}/nonzero/" for key, count in zeros.items() if not count)
         objects = {
             key: (int(size), str(digest))
@@ -184,57 +177,22 @@ class StoreWriter:
 
     def close(self, manifest: bytes) -> None:
         """Write the manifest, then delete what only an unfinished store needs."""
-        write_atomic(self.path / "manifest.json", manifest)
+        self.place.write("manifest.json", manifest)
         self.tidy()
 
     def tidy(self) -> None:
         """Delete progress records, masks without zeros, and temporary files of killed runs from a complete store."""
-        with naming_trouble(self.path):
-            shutil.rmtree(self.path / "progress", ignore_errors=True)
-            for entry in self.entries:
-                mask = self.path / entry.key / "nonzero"
-                if mask.is_dir() and not (mask / "zarr.json").exists():
-                    shutil.rmtree(mask, ignore_errors=True)
-            for left in filter(_is_leftover, self.path.rglob("*.partial*")):
-                left.unlink(missing_ok=True)
-
-    def _groups(self) -> dict[str, dict[str, Any]]:
-        groups: dict[str, dict[str, Any]] = {}
+        self.place.delete("progress/")
         for entry in self.entries:
-            groups[entry.source] = {"source_digest": entry.source_digest, "architecture": entry.architecture}
-            groups[entry.key] = {
-                "attack": entry.attack,
-                "kind": entry.kind,
-                "epsilon": entry.epsilon,
-                "alpha": entry.alpha,
-                "seed": entry.seed,
-                "loss": entry.loss,
-            }
-        return groups
+            if not self.place.has(f"{entry.key}/nonzero/zarr.json"):
+                self.place.delete(f"{entry.key}/nonzero/")
+        self.place.sweep()
 
-    def _arrays(self) -> list[str]:
-        names = ["example_digest"]
-        for entry in self.entries:
-            names += [
-                f"{entry.key}/{'delta' if entry.kind == 'delta' else 'direction'}",
-                f"{entry.key}/label",
-            ]
-        return names
-
-    def _create_array(self, root: zarr.Group, name: str) -> None:
-        shape, dtype = layout(name.rpartition("/")[2], self.header)
-        block = (self.header.block,) if len(shape) == 1 else (1, self.header.block, shape[2])
-        level = self._level(name)
-        root.create_array(
-            name,
-            shape=shape,
-            chunks=block,
-            dtype=dtype,
-            fill_value=0,
-            serializer=BytesCodec(),
-            compressors=[Crc32cCodec() if level is None else ZstdCodec(level=level, checksum=True)],
-            config={"write_empty_chunks": True},
-        )
+    def _write_documents(self, masked: Iterable[str]) -> None:
+        documents = made_documents(self.header, self.entries, masked)
+        there = self.place.sizes(documents)
+        for key in (key for key in documents if key not in there):
+            self.place.write(key, documents[key])
 
     def _level(self, array: str) -> int | None:
         entry, _, name = array.rpartition("/")
@@ -261,9 +219,17 @@ def _full_chunk(count: int, block: int, d: int) -> bytes:
     return zstd_encode(_padded(np.broadcast_to(full_mask(d), (count, row_bytes(d))), block), level=_FULL_LEVEL)
 
 
-def _is_leftover(path: Path) -> bool:
-    """Whether a killed run left it: a temporary file of write_atomic, or zarr's own ``zarr.HEX.partial``."""
-    return path.name.startswith(".partial-") or (path.name.startswith("zarr.") and path.suffix == ".partial")
+def _record(data: bytes) -> dict[str, Any] | None:
+    """A done record; None where it is none."""
+    try:
+        record = json.loads(data)
+        return record if {"block", "objects", "zeros"} <= record.keys() and dict(record["objects"]) else None
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _record_key(block: int) -> str:
+    return f"progress/block-{block:06d}.json"
 
 
 def _present(rows: npt.NDArray[Any] | None) -> npt.NDArray[Any]:

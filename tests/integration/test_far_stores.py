@@ -1,0 +1,236 @@
+"""Stores in an object store: a real S3 server on localhost, and the network before it failing at random."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import boto3
+import numpy as np
+import pytest
+import zarr
+from obstore.store import from_url
+from zarr.storage import ObjectStore
+
+from ensadv_data.data import open_dataset
+from ensadv_data.errors import ChunkError, InputError, OutputError
+from ensadv_data.inspection import compare_stores, describe_store
+from ensadv_data.manifest import read_manifest
+from ensadv_data.models import build_model, save_model
+from ensadv_data.objects import objects_at
+from ensadv_data.precompute import precompute_store
+from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec
+from ensadv_data.store import open_store
+from ensadv_data.training import train
+from s3 import BUCKET, CREDENTIALS, FaultyProxy, s3_server
+
+LIMIT = 600
+DATA = DataSpec(data="mnist-mini", limit=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3_server() as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory) -> PrecomputeSpec:
+    folder = tmp_path_factory.mktemp("models")
+    for name in "CD":
+        module = build_model(name, shape=(1, 28, 28), classes=10, seed=1)
+        path = folder / f"{name}.safetensors"
+        save_model(path, module, architecture=name, shape=(1, 28, 28), classes=10, record={})
+    models = {name: str(folder / f"{name}.safetensors") for name in "CD"}
+    return PrecomputeSpec(models=models, attacks=("fgsm", "r-fgsm"), draws=2, batch_size=40)
+
+
+@pytest.fixture(scope="module")
+def near(tmp_path_factory, spec) -> Path:
+    """The store on a disk."""
+    folder = tmp_path_factory.mktemp("near") / "store"
+    precompute_store(spec, DATA, folder, workers=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def far(server, spec) -> str:
+    """The same, computed by two workers straight into the bucket."""
+    url = f"s3://{BUCKET}/team/store"
+    made = precompute_store(spec, DATA, url, workers=2)
+    assert (made.blocks, made.computed) == (16, 16)
+    return url
+
+
+def keys_of(prefix: str) -> set[str]:
+    pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    return {about["Key"].removeprefix(prefix + "/") for page in pages for about in page.get("Contents", ())}
+
+
+def trained(store: str | Path, out: Path, **options: int) -> bytes:
+    fields = {"architecture": "D", "epochs": 1, "batch_size": 50, "online": "step-ll", "threads": 1}
+    train(TrainSpec(shards=(str(store),), **fields), open_dataset("mnist-mini", "train", limit=LIMIT), out, **options)
+    return out.read_bytes()
+
+
+def test_the_objects_are_the_files(near, far):
+    assert read_manifest(far).to_bytes() == read_manifest(near).to_bytes()
+    assert keys_of("team/store") == {path.relative_to(near).as_posix() for path in near.rglob("*") if path.is_file()}
+    here, there = objects_at(near), objects_at(far)
+    for key in [*read_manifest(near).objects, "manifest.json"]:
+        assert there.read(key) == here.read(key)
+    assert here.sizes([*read_manifest(near).objects, "absent"]) == there.sizes([*read_manifest(near).objects, "absent"])
+
+
+def test_a_finished_store_is_left_alone_and_another_plan_refused(far, spec):
+    again = precompute_store(spec, DATA, far, workers=0)
+    assert again.was_complete
+    with pytest.raises(OutputError, match=rf"{far} holds a store of another plan \(draws differs"):
+        precompute_store(spec.model_copy(update={"draws": 3}), DATA, far, workers=0)
+    boto3.client("s3").put_object(Bucket=BUCKET, Key="mine/notes.txt", Body=b"mine")
+    with pytest.raises(OutputError, match="holds something else than a store"):
+        precompute_store(spec, DATA, f"s3://{BUCKET}/mine", workers=0)
+    assert keys_of("mine") == {"notes.txt"}
+
+
+def test_an_interrupted_precompute_computes_what_is_missing(far, spec, monkeypatch):
+    url, blocks = f"s3://{BUCKET}/stopped", []
+    compute = precompute_store.__globals__["compute_block"]
+
+    def stop(job, block):
+        blocks.append(block.index)
+        if len(blocks) == 5:
+            raise KeyboardInterrupt
+        return compute(job, block)
+
+    monkeypatch.setattr("ensadv_data.precompute.compute_block", stop)
+    with pytest.raises(Exception, match="the same command resumes"):
+        precompute_store(spec, DATA, url, workers=0)
+    with pytest.raises(InputError, match=r"unfinished \(4 blocks done\)"):
+        open_store(url)
+    made = precompute_store(spec, DATA, url, workers=0)
+    assert (made.computed, sorted(set(blocks))) == (12, list(range(16)))
+    assert read_manifest(url).to_bytes() == read_manifest(far).to_bytes()
+    assert not any(key.startswith("progress/") for key in keys_of("stopped"))
+
+
+@pytest.mark.parametrize("cache_bytes", [2**30, 300_000])
+def test_training_reads_from_afar_what_it_reads_from_a_disk(tmp_path, near, far, cache_bytes):
+    """With room for all, and for a few chunks only: then with a window."""
+    window = {} if cache_bytes == 2**30 else {"window": 2}
+    spec = TrainSpec(architecture="D", epochs=1, batch_size=50, online="step-ll", threads=1, **window)
+    data = open_dataset("mnist-mini", "train", limit=LIMIT)
+    weights = {}
+    for name, store in (("near", str(near)), ("far", far)):
+        out = tmp_path / f"{name}.safetensors"
+        train(spec.model_copy(update={"shards": (store,)}), data, out, cache_bytes=cache_bytes)
+        weights[name] = out.read_bytes()
+    assert weights["near"] == weights["far"]
+
+
+def test_a_cache_that_would_fetch_chunks_again_and_again_is_refused(tmp_path, far):
+    with pytest.raises(
+        InputError, match=r"expected a global shuffle of s3://shards/team/store to fit in --cache-bytes"
+    ):
+        trained(far, tmp_path / "m.safetensors", cache_bytes=300_000)
+
+
+def test_stores_are_inspected_and_compared_from_afar(near, far):
+    here, there = describe_store(near).to_json(), describe_store(far).to_json()
+    assert there.pop("path") == far
+    assert {name: value for name, value in here.items() if name != "path"} == there
+    assert all(row.opposite == row.zero_here == row.zero_there == 0 for row in compare_stores(far, near))
+
+
+def test_stock_zarr_reads_it(near, far):
+    there = zarr.open_group(ObjectStore(from_url(far, client_options={"allow_http": True}), read_only=True), mode="r")
+    here = zarr.open_group(near, mode="r")
+    for name in ("C/r-fgsm/direction", "D/fgsm/label", "example_digest"):
+        assert np.array_equal(there[name][:], here[name][:])
+
+
+def test_a_web_server_is_read_and_not_written(tmp_path, near, spec):
+    shutil.copytree(near, tmp_path / "files/store")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "files"))) as web:
+        Thread(target=web.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{web.server_port}/store"
+        assert trained(url, tmp_path / "a.safetensors") == trained(near, tmp_path / "b.safetensors")
+        with pytest.raises(OutputError, match="a web server is for reading"):
+            precompute_store(spec, DATA, url, workers=0)
+        web.shutdown()
+
+
+def test_a_damaged_and_a_missing_chunk_are_named(server, far):
+    client = boto3.client("s3")
+    for key in keys_of("team/store"):
+        client.copy_object(Bucket=BUCKET, Key=f"hurt/{key}", CopySource=f"{BUCKET}/team/store/{key}")
+    rows, draws = np.arange(10), np.zeros(10, np.int64)
+    key = "hurt/D/r-fgsm/direction/c/0/0/0"
+    whole = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    for damaged, said in (
+        (whole[:-1], "truncated"),
+        (bytes([whole[0] ^ 1]) + whole[1:], "the checksum does not match"),
+    ):
+        client.put_object(Bucket=BUCKET, Key=key, Body=damaged)
+        store = open_store(f"s3://{BUCKET}/hurt")
+        with pytest.raises(ChunkError, match=said):
+            store.gather(store.entry("D/r-fgsm"), draws, rows)
+    client.delete_object(Bucket=BUCKET, Key=key)
+    store = open_store(f"s3://{BUCKET}/hurt")
+    with pytest.raises(ChunkError, match="the chunk is missing"):
+        store.gather(store.entry("D/r-fgsm"), draws, rows)
+
+
+def test_a_network_that_fails_at_random_changes_nothing(tmp_path, server, spec, near, monkeypatch):
+    """Errors 500 and 503, connections refused and cut in the middle of an answer, and slow ones."""
+    with FaultyProxy(server, share=0.15, seed=4) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        url = f"s3://{BUCKET}/shaken"
+        precompute_store(spec, DATA, url, workers=0)
+        assert read_manifest(url).to_bytes() == read_manifest(near).to_bytes()
+        assert trained(url, tmp_path / "far.safetensors") == trained(near, tmp_path / "near.safetensors")
+    assert sum(proxy.faults.values()) > 30
+    assert min(proxy.faults.values()) > 0, proxy.faults
+    here, there = objects_at(near), objects_at(url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server}")
+    there = objects_at(url)
+    for key in read_manifest(near).objects:
+        assert there.read(key) == here.read(key)
+
+
+def test_what_cannot_be_reached_is_said_without_secrets(server, monkeypatch, capsys):
+    monkeypatch.setattr("ensadv_data.objects._RETRY", {"max_retries": 0})
+    for url, said in (
+        ("s3://no-such-bucket/store", "expected a store at s3://no-such-bucket/store, found none"),
+        ("ftp://host/store", r"expected a folder, or a URL s3://…, gs://…, az://…, http://…, https://…, got ftp"),
+        ("https://me:hush@host/store", r"without user, query and fragment, got https://host/store"),
+        ("https://host/store?token=hush", r"got https://host/store; credentials are taken from the environment"),
+    ):
+        with pytest.raises(InputError, match=said) as caught:
+            open_store(url)
+        assert "hush" not in str(caught.value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(
+        InputError, match=r"cannot read s3://shards/x/zarr\.json: .*goes on when it can be reached"
+    ) as caught:
+        open_store(f"s3://{BUCKET}/x")
+    assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_progress_of_killed_clients_is_no_store(server, far):
+    client = boto3.client("s3")
+    attributes = client.get_object(Bucket=BUCKET, Key="team/store/zarr.json")["Body"].read()
+    client.put_object(Bucket=BUCKET, Key="half/zarr.json", Body=attributes)
+    client.put_object(Bucket=BUCKET, Key="half/progress/block-000000.json", Body=json.dumps({"block": 0}).encode())
+    with pytest.raises(InputError, match="unfinished"):
+        open_store(f"s3://{BUCKET}/half")

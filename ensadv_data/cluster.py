@@ -3,55 +3,160 @@
 from __future__ import annotations
 
 import logging
+import queue
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
 
 import dask
 import distributed
 
-from ensadv_data.errors import EnsadvError, InputError
+from ensadv_data.errors import EnsadvError, InputError, Interrupted, OutputError
 from ensadv_data.memory import keep_freed_memory
 
-__all__ = ["connected", "streamed"]
+__all__ = ["Crew", "Tls", "connected", "streamed"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+_HERE, _ROLES = "127.0.0.1", ("client", "scheduler", "worker")
+_GPU = "GPU"  # the resource of a worker that has one
+_LOOK = 2.0  # seconds between two looks at who is there
+_ATTEMPTS = 3  # at a task that failed for a reason that may pass
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files of the certificates that scheduler, workers and client know each other by (PEM)."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who computes.
+
+    Parameters
+    ----------
+    workers
+        Processes of this machine; 0: none, this process computes.
+    scheduler
+        Address of a running cluster, ``tcp://…`` or ``tls://…``, in place of own workers.
+    gpus
+        Workers of this machine with a GPU of their own, in place of ``workers``; with a scheduler: tasks go only to
+        workers that were started with ``--resources GPU=1``.
+    listen
+        Where the scheduler that is started here listens; on another address than this machine's own, workers of other
+        machines may join.
+    tls
+        Certificates; connections are encrypted then, and nobody else gets in.
+    patience
+        Seconds to go on without any worker.
+    """
+
+    workers: int = 1
+    scheduler: str | None = None
+    gpus: int = 0
+    listen: str = _HERE
+    tls: Tls | None = None
+    patience: float = 120.0
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What a task needs of its worker."""
+        return {_GPU: 1} if self.gpus else {}
+
 
 @contextmanager
-def connected(workers: int, scheduler: str | None) -> Iterator[distributed.Client]:
-    """A client of the cluster at an address, or of so many processes that are started here and end with the context.
+def connected(crew: Crew, *, say: Callable[[str], object] = lambda line: None) -> Iterator[distributed.Client]:
+    """A client of the crew's cluster; what was started for it ends with the context.
+
+    Parameters
+    ----------
+    say
+        Told where the cluster can be watched and joined.
 
     Raises
     ------
     InputError
-        No scheduler answers at the address.
+        No scheduler answers at the address, or it cannot listen where it should.
     """
-    if scheduler is not None:
+    security = _security(crew.tls)
+    if crew.scheduler is not None:
         try:
-            client = distributed.Client(scheduler, timeout="15s", set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"expected a dask scheduler at {scheduler}, could not connect: {error}") from None
+            client = distributed.Client(crew.scheduler, timeout="15s", set_as_default=False, security=security)
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"expected a dask scheduler at {crew.scheduler}, could not connect: {error}") from None
         with client:
+            _tell(client, say)
             yield client
         return
     quiet = {"distributed.worker.daemon": True, "distributed.admin.log-format": "%(message)s"}
     with (
         dask.config.set(quiet),
-        distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
+        _started(crew, security) as cluster,
+        distributed.Client(cluster, set_as_default=False, security=security) as client,
     ):
+        if crew.listen != _HERE:
+            say(f"workers may join: dask worker {cluster.scheduler_address}")
         client.register_plugin(_OurWorker())
+        _tell(client, say)
         yield client
+
+
+@contextmanager
+def _started(crew: Crew, security: distributed.Security | None) -> Iterator[distributed.SpecCluster]:
+    options = {"nthreads": 1, "security": security, "silence_logs": logging.CRITICAL, "host": crew.listen}
+    own: list[dict[str, Any]] = [{} for _ in range(crew.workers)]
+    if crew.gpus:
+        own = [{"env": {"CUDA_VISIBLE_DEVICES": str(k)}, "resources": crew.resources} for k in range(crew.gpus)]
+    scheduler = {
+        "host": crew.listen,
+        "protocol": "tls" if crew.tls else "tcp",
+        "security": security,
+        "dashboard": find_spec("bokeh") is not None,
+        "dashboard_address": f"{_HERE}:0",
+    }
+    workers = {k: {"cls": distributed.Nanny, "options": options | rest} for k, rest in enumerate(own)}
+    try:
+        cluster = distributed.SpecCluster(
+            scheduler={"cls": distributed.Scheduler, "options": scheduler},
+            workers=workers,
+            security=security,
+            silence_logs=logging.CRITICAL,
+        )
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"expected an address of this machine to listen on, got {crew.listen}: {error}") from None
+    with cluster:
+        yield cluster
+
+
+def _security(tls: Tls | None) -> distributed.Security | None:
+    if tls is None:
+        return None
+    for file in (tls.ca, tls.cert, tls.key):
+        if not file.is_file():
+            raise InputError(f"expected a certificate or key in PEM at {file}, found none")
+    roles = {
+        f"tls_{role}_{kind}": str(getattr(tls, kind))
+        for role in ("client", "scheduler", "worker")
+        for kind in ("cert", "key")
+    }
+    return distributed.Security(tls_ca_file=str(tls.ca), require_encryption=True, **roles)
+
+
+def _tell(client: distributed.Client, say: Callable[[str], object]) -> None:
+    if find_spec("bokeh") is not None and (link := client.dashboard_link):
+        say(f"dashboard: {link}")
 
 
 class _OurWorker(distributed.WorkerPlugin):
@@ -65,29 +170,92 @@ class _OurWorker(distributed.WorkerPlugin):
         keep_freed_memory()
 
 
-def streamed(client: distributed.Client, work: Callable[[T], R], todo: Sequence[T]) -> Iterator[R]:
-    """Results of a work on all that is to do, as they come; two tasks a thread are in flight.
+def streamed(
+    client: distributed.Client,
+    work: Callable[[T], R],
+    todo: Sequence[T],
+    *,
+    resources: Mapping[str, float] | None = None,
+    patience: float = 120.0,
+) -> Iterator[R]:
+    """Results of a work on all that is to do, as they come; two tasks a thread are in flight, whoever has joined.
+
+    A task that fails for a reason that is not ours to know is tried again, :data:`_ATTEMPTS` times in all.
 
     Raises
     ------
     EnsadvError
-        Workers died again and again while they did a task. What the work itself raises arrives as it is.
+        A task failed each time, or workers died again and again while they did it. What the work raises on purpose
+        arrives as it is.
+    Interrupted
+        Nobody was there to compute for ``patience`` seconds, or the scheduler went away.
     """
-    threads = sum(worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
-    ahead = 2 * max(threads, 1)
-    waiting = iter(todo[ahead:])
-
-    def submit(task: T) -> distributed.Future[R]:
-        return client.submit(work, task, pure=False, retries=0)
-
-    completed = distributed.as_completed([submit(task) for task in todo[:ahead]], loop=client.loop)
-    try:
-        for future in completed:
+    waiting = deque((task, 1) for task in todo)
+    flying: dict[Any, tuple[distributed.Future[R], T, int]] = {}
+    arrived: queue.SimpleQueue[distributed.Future[R]] = queue.SimpleQueue()
+    watch = _Watch(client, patience)
+    while waiting or flying:
+        threads = watch.threads()
+        while waiting and len(flying) < 2 * max(threads, 1):
+            task, attempt = waiting.popleft()
+            future = client.submit(work, task, pure=False, retries=0, resources=dict(resources or {}))
+            flying[future.key] = (future, task, attempt)
+            future.add_done_callback(arrived.put)
+        try:
+            future = arrived.get(timeout=_LOOK / 2)
+        except queue.Empty:
+            continue
+        _, task, attempt = flying.pop(future.key)
+        try:
             yield future.result()
-            following = next(waiting, None)
-            if following is not None:
-                completed.add(submit(following))
-    except distributed.scheduler.KilledWorker as error:
-        raise EnsadvError(
-            f"workers died while computing a block (out of memory?): {error}; run it again to resume"
-        ) from None
+        except (InputError, EnsadvError) as error:
+            if not isinstance(error, OutputError) or attempt == _ATTEMPTS:
+                raise
+            waiting.append((task, attempt + 1))  # a disk or a network may be back in a moment
+        except distributed.scheduler.KilledWorker as error:
+            raise EnsadvError(
+                f"workers died while computing {task} (out of memory?): {error}; run it again to resume"
+            ) from None
+        except (CancelledError, distributed.client.FutureCancelledError):
+            raise Interrupted(_GONE) from None
+        except Exception as error:
+            if attempt == _ATTEMPTS:
+                raise EnsadvError(
+                    f"{task} failed {attempt} times, at last with {type(error).__name__}: {error}; what is done is "
+                    "kept, and the same command resumes"
+                ) from error
+            waiting.append((task, attempt + 1))
+
+
+_GONE = "the dask scheduler went away; what is done is kept, and the same command resumes when there is one"
+
+
+class _Watch:
+    """Who is there, looked at now and then."""
+
+    def __init__(self, client: distributed.Client, patience: float) -> None:
+        self._client, self._patience = client, patience
+        self._threads, self._looked, self._seen = 0, -_LOOK, time.monotonic()
+
+    def threads(self) -> int:
+        """Threads of all workers; raises :class:`Interrupted` where there was none for too long."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK:
+            return self._threads
+        self._looked = now
+        if self._client.status in ("closing", "closed"):
+            raise Interrupted(_GONE)
+        try:
+            workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        except (OSError, TimeoutError, KeyError):
+            workers = ()
+        self._threads = sum(worker["nthreads"] for worker in workers)
+        if self._threads:
+            self._seen = now
+        elif now - self._seen > self._patience:
+            address = getattr(self._client.scheduler, "address", "the scheduler")
+            raise Interrupted(
+                f"expected at least one worker at {address}, found none for {self._patience:g} s; start some with: "
+                f"dask worker {address}; what is done is kept, and the same command resumes"
+            )
+        return self._threads

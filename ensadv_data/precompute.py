@@ -11,7 +11,7 @@ import math
 import platform
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -24,10 +24,10 @@ import torch
 from torch import nn
 
 from ensadv_data.calibration import best_batch_size
-from ensadv_data.cluster import connected, streamed
+from ensadv_data.cluster import Crew, Tls, connected, streamed
 from ensadv_data.data import Dataset, digest_examples, open_data
 from ensadv_data.dist import available_cores, check_device, intra_op_threads
-from ensadv_data.errors import IntegrityError, Interrupted, ModelError
+from ensadv_data.errors import InputError, IntegrityError, Interrupted, ModelError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
 from ensadv_data.models import Model, check_models, load_model, with_leaves
 from ensadv_data.objects import Objects, objects_at
@@ -49,6 +49,9 @@ class Block:
     index: int
     first: int
     last: int
+
+    def __str__(self) -> str:
+        return f"block {self.index}"
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,11 @@ def precompute_store(
     *,
     workers: int | None = None,
     scheduler: str | None = None,
+    gpus: int = 0,
+    listen: str = "127.0.0.1",
+    tls: Tls | None = None,
+    patience: float = 120.0,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Outcome:
     """Make, or finish, the store at ``out``: a folder, or a URL of an object store.
 
@@ -141,8 +149,10 @@ def precompute_store(
     ----------
     workers
         Processes on this machine; None: one a core; 0: compute in this process.
-    scheduler
-        Address of a running dask cluster, instead of own workers. It must see the same paths.
+    scheduler, gpus, listen, tls, patience
+        See :class:`~ensadv_data.cluster.Crew`. A running cluster must see the same paths; a URL is one everywhere.
+    say
+        Told where a cluster can be watched and joined.
 
     Raises
     ------
@@ -151,8 +161,10 @@ def precompute_store(
     ModelError
         A model cannot be loaded or gives output that is not finite.
     Interrupted
-        Ctrl-C; every finished block is kept, and the same command resumes.
+        Ctrl-C, or a cluster that went away; every finished block is kept, and the same command resumes.
     """
+    if gpus and torch.device(spec.device).type != "cuda":
+        raise InputError(f"gpus: expected device = cuda beside it, got {spec.device}")
     began = time.perf_counter()
     check_device(spec.device)
     dataset = _dataset(data, spec.split)
@@ -173,10 +185,14 @@ def precompute_store(
     done = frozenset(writer.done())
     todo = plan_blocks(header, done)
     job = Job(out.absolute() if isinstance(out, Path) else out, data, header, entries, _absolute(spec))
+    own = max(1, min(workers or available_cores(), len(todo)))
+    crew = None
+    if workers != 0 or scheduler is not None or gpus:
+        crew = Crew(own, scheduler, min(gpus, len(todo)) if scheduler is None else gpus, listen, tls, patience)
     rows = header.n / header.blocks
     try:
         with ExitStack() as stack:
-            results = _results(stack, job, todo, workers=workers, scheduler=scheduler)
+            results = _results(stack, job, todo, crew, say)
             advance = stack.enter_context(
                 progress_bar(f"precompute {place.name}", total=header.blocks, done=len(done), unit="images", per=rows)
             )
@@ -191,15 +207,15 @@ def precompute_store(
 
 
 def _results(
-    stack: ExitStack, job: Job, todo: list[Block], *, workers: int | None, scheduler: str | None
+    stack: ExitStack, job: Job, todo: list[Block], crew: Crew | None, say: Callable[[str], object]
 ) -> Iterator[dict[str, Any]]:
     """Done records as they come; the number of tasks in flight is bounded."""
     if not todo:
         return iter(())
-    if workers == 0 and scheduler is None:
+    if crew is None:
         return (compute_block(job, block) for block in todo)
-    client = stack.enter_context(connected(min(workers or available_cores(), len(todo)), scheduler))
-    return streamed(client, partial(compute_block, job), todo)
+    client = stack.enter_context(connected(crew, say=say))
+    return streamed(client, partial(compute_block, job), todo, resources=crew.resources, patience=crew.patience)
 
 
 def _sized(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -88,6 +90,10 @@ REVIEWED = {
         "--device": "cpu",
         "--workers": None,
         "--scheduler": None,
+        "--gpus": 0,
+        "--listen": "127.0.0.1",
+        "--tls": None,
+        "--worker-timeout": 120,
     },
     "report": {
         **DATA,
@@ -208,6 +214,10 @@ ELSEWHERE = {
         "out": "where to, not what",
         "workers": "the bytes do not depend on it",
         "scheduler": "the bytes do not depend on it",
+        "gpus": "the bytes do not depend on it",
+        "listen": "the bytes do not depend on it",
+        "tls": "the bytes do not depend on it",
+        "worker_timeout": "the bytes do not depend on it",
     },
     "evaluate": {
         "out": "where to, not what",
@@ -280,8 +290,32 @@ GUIDE = Path(recipes.__file__).parent.parent / "docs" / "guide.md"
 in_repository = pytest.mark.skipif(not GUIDE.exists(), reason="installed without the repository around it")
 
 
-def blocks_of(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+def blocks_of(language: str, page: Path = GUIDE) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@in_repository
+def test_scripts_of_the_cluster_page_are_scripts():
+    page = GUIDE.with_name("cluster.md")
+    (script,) = blocks_of("bash", page)
+    assert script.startswith("#!/bin/bash\n#SBATCH ")
+    for text in (script, *blocks_of("sh", page)):
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    (code,) = blocks_of("python", page)
+    compile(code, str(page), "exec")
+    lines = "\n".join((script, *blocks_of("sh", page))).replace("\\\n", " ").splitlines()
+    ours = [line[line.index("ensadv-data") :] for line in lines if "ensadv-data" in line]
+    assert len(ours) == 5
+    for line in ours:
+        _, command, *words = shlex.split(line.replace("--device cuda", "--device cpu"))
+        cli.commands[command].make_context(command, words)
+    for words in (["scheduler"], ["worker"]):
+        known = subprocess.run(
+            [sys.executable, "-m", "dask", *words, "--help"], capture_output=True, text=True, check=True
+        )
+        for line in (line for line in lines if f"dask {words[0]}" in line and "cuda worker" not in line):
+            for option in re.findall(r"--[a-z-]+", line.partition(f"dask {words[0]}")[2]):
+                assert option in known.stdout, (line, option)
 
 
 @in_repository

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import textwrap
-import types
 from pathlib import Path
 
 import distributed
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 import ensadv_data.precompute as module
 from ensadv_data import cluster
 from ensadv_data.data import open_dataset
-from ensadv_data.errors import EnsadvError, InputError, IntegrityError, Interrupted, ModelError, OutputError
+from ensadv_data.errors import InputError, IntegrityError, Interrupted, ModelError, OutputError
 from ensadv_data.manifest import Manifest, read_manifest
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.precompute import Outcome, _model, compute_block, plan_blocks, precompute_store
@@ -131,27 +130,6 @@ def test_an_address_without_a_scheduler_is_bad_input(tmp_path, source, monkeypat
     )
     with pytest.raises(InputError, match="could not connect"):
         precompute_store(spec_of(source), DATA, tmp_path / "b", scheduler="tcp://127.0.0.1:9")
-
-
-def test_workers_that_die_are_an_error_that_says_how_to_go_on(monkeypatch):
-    killed = distributed.scheduler.KilledWorker("block", types.SimpleNamespace(address="tcp://there"), 3)
-
-    class Future:
-        def result(self):
-            raise killed
-
-    class Client:
-        loop = None
-
-        def scheduler_info(self, n_workers):
-            return {"workers": {"a": {"nthreads": 1}}}
-
-        def submit(self, *words, **options):
-            return Future()
-
-    monkeypatch.setattr(cluster.distributed, "as_completed", lambda futures, loop: iter(futures))
-    with pytest.raises(EnsadvError, match="run it again to resume"):
-        list(cluster.streamed(Client(), str, [1]))
 
 
 # Nothing is done twice, or over something else

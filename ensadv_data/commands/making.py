@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ensadv_data.cluster import Tls
 from ensadv_data.data import open_data
 from ensadv_data.data.fetch import fetch as fetch_data
 from ensadv_data.models import ARCHITECTURES
@@ -150,7 +151,15 @@ def train(
 @click.option("--compile", is_flag=True, help="Compile the models by torch.compile.")
 @device_option
 @click.option("--workers", type=click.IntRange(min=0), help="Processes here; one a core unless given; 0: this process.")
-@click.option("--scheduler", help="Address of a running dask cluster, tcp://…, instead of --workers.")
+@click.option("--scheduler", help="Address of a running dask cluster, tcp://… or tls://…, instead of --workers.")
+@click.option("--gpus", type=click.IntRange(min=0), default=0, help="Workers here, each with a GPU of its own.")
+@click.option("--listen", default="127.0.0.1", show_default=True, help="Where workers of other machines may join.")
+@click.option(
+    "--tls", "tls", type=PATH, help="Folder with ca.pem, cert.pem and key.pem: encrypt, and let nobody else in."
+)
+@click.option(
+    "--worker-timeout", type=float, default=120, show_default=True, help="Seconds to wait where none is there."
+)
 def precompute(
     data: str,
     data_dir: str | None,
@@ -159,6 +168,10 @@ def precompute(
     out: Path | str,
     workers: int | None,
     scheduler: str | None,
+    gpus: int,
+    listen: str,
+    tls: Path | None,
+    worker_timeout: float,
     **fields: Any,
 ) -> None:
     """Compute the signed gradients of static models over a whole training set, or test set, into a store.
@@ -167,7 +180,18 @@ def precompute(
     """
     spec = checked(PrecomputeSpec, {**given(fields), "models": named(models)}, where="precompute")
     where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="precompute")
-    outcome = precompute_store(spec, where, out, workers=workers, scheduler=scheduler)
+    outcome = precompute_store(
+        spec,
+        where,
+        out,
+        workers=workers,
+        scheduler=scheduler,
+        gpus=gpus,
+        listen=listen,
+        tls=Tls(tls / "ca.pem", tls / "cert.pem", tls / "key.pem") if tls else None,
+        patience=worker_timeout,
+        say=lambda line: click.echo(line, err=True),
+    )
     for note in outcome.notes:
         click.echo(f"note: {note}", err=True)
     if outcome.was_complete:

@@ -1,0 +1,215 @@
+"""Precompute on a dask cluster of real processes: started here, started by hand, encrypted, and going away."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import distributed
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from ensadv_data.cluster import Crew, Tls, connected, streamed
+from ensadv_data.errors import EnsadvError, InputError, Interrupted
+from ensadv_data.models import build_model, save_model
+from ensadv_data.precompute import precompute_store
+from ensadv_data.spec import DataSpec, PrecomputeSpec
+from laws import wait_until
+
+DATA = DataSpec(data="mnist-mini", limit=2000)
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory) -> PrecomputeSpec:
+    path = tmp_path_factory.mktemp("models") / "d.safetensors"
+    module = build_model("D", shape=(1, 28, 28), classes=10, seed=1)
+    save_model(path, module, architecture="D", shape=(1, 28, 28), classes=10, record={})
+    return PrecomputeSpec(models={"d": str(path)}, attacks=("r-fgsm", "pgd:steps=40,step_size=0.01"), draws=2)
+
+
+@pytest.fixture(scope="module")
+def digest(tmp_path_factory, spec) -> str:
+    return precompute_store(spec, DATA, tmp_path_factory.mktemp("here") / "s", workers=0).digest
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory) -> Tls:
+    """A certificate that signs itself, for everybody who has its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "team")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+    for file in ("ca.pem", "cert.pem"):
+        (folder / file).write_bytes(certificate)
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "key.pem").write_bytes(secret)
+    return Tls(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+
+
+@contextmanager
+def by_hand(folder: Path, *, workers: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler and workers as somebody starts them in terminals; its address, and the processes."""
+    file = folder / "scheduler.json"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(*words: str) -> subprocess.Popen[bytes]:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen([sys.executable, "-m", "dask", *words], env=environment, cwd=folder, **quiet)
+
+    with ExitStack() as stack:
+        alone = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+        started = [start("scheduler", *alone)]
+        wait_until(file.exists, started[0])
+        for _ in range(workers):
+            started.append(start("worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard"))
+        for process in started:
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        with distributed.Client(scheduler_file=str(file), set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=60) if workers else None
+            address = client.scheduler.address
+        yield address, started
+
+
+def test_a_cluster_started_by_hand_makes_the_same_store(tmp_path, spec, digest):
+    with by_hand(tmp_path, workers=2) as (address, _):
+        assert precompute_store(spec, DATA, tmp_path / "s", scheduler=address).digest == digest
+
+
+def test_a_scheduler_that_is_killed_costs_only_the_blocks_in_flight(tmp_path, spec, digest):
+    out = tmp_path / "s"
+
+    def some_done() -> int:
+        return len(list((out / "progress").glob("block-*.json")))
+
+    with by_hand(tmp_path, workers=1) as (address, started):
+        command = ["precompute", "--limit", str(DATA.limit), "--model", f"d={spec.models['d']}", "--draws", "2"]
+        command += ["--attack", "r-fgsm", "--attack", "pgd:steps=40,step_size=0.01", "--out", str(out)]
+        command += ["--scheduler", address, "--worker-timeout", "3"]
+        client = subprocess.Popen([sys.executable, "-m", "ensadv_data", *command], stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: some_done() > 2, client)
+        started[0].kill()
+        _, errors = client.communicate(timeout=120)
+        assert client.returncode == 130, errors
+        assert "what is done is kept, and the same command resumes" in errors.splitlines()[-1]
+    kept = some_done()
+    made = precompute_store(spec, DATA, out, workers=0)
+    assert (made.computed, made.digest) == (made.blocks - kept, digest)
+
+
+def test_no_worker_is_said_with_the_command_that_starts_one(tmp_path, spec):
+    with by_hand(tmp_path, workers=0) as (address, _):
+        said = rf"at least one worker at {address}, found none for 2 s.*dask worker tcp"
+        with pytest.raises(Interrupted, match=said):
+            precompute_store(spec, DATA, tmp_path / "s", scheduler=address, patience=2)
+
+
+def test_a_worker_that_joins_late_is_put_to_work(tmp_path, spec, digest):
+    with by_hand(tmp_path, workers=0) as (address, _), ExitStack() as stack:
+        late = [sys.executable, "-c", f"import time; time.sleep(4); from distributed.cli import dask_worker; "
+                f"dask_worker.main(['{address}', '--nthreads', '1', '--no-dashboard'])"]  # fmt: skip
+        worker = subprocess.Popen(late, cwd=tmp_path, stderr=subprocess.DEVNULL)
+        stack.callback(worker.wait)
+        stack.callback(worker.kill)
+        assert precompute_store(spec, DATA, tmp_path / "s", scheduler=address).digest == digest
+
+
+def failing(path: str) -> str:
+    """Works at the third time."""
+    file = Path(path)
+    times = len(file.read_bytes()) if file.exists() else 0
+    file.write_bytes(b"x" * (times + 1))
+    if times < 2:
+        raise ConnectionError("gone for a moment")
+    return "made"
+
+
+def hopeless(path: str) -> str:
+    raise ConnectionError(f"gone for {path}")
+
+
+def suicidal(path: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def place_of(number: int) -> tuple[str, int]:
+    time.sleep(0.3)
+    return os.environ.get("CUDA_VISIBLE_DEVICES", ""), os.getpid()
+
+
+@contextmanager
+def importable() -> Iterator[None]:
+    """Workers find the functions above where the tests are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def crew() -> Iterator[distributed.Client]:
+    with importable(), connected(Crew(1)) as client:
+        yield client
+
+
+def test_what_may_pass_is_tried_again(tmp_path, crew):
+    assert list(streamed(crew, failing, [str(tmp_path / "a"), str(tmp_path / "b")])) == ["made", "made"]
+
+
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (hopeless, r"it failed 3 times, at last with ConnectionError: gone for it; what is done is kept"),
+        (suicidal, r"workers died while computing it \(out of memory\?\)"),
+    ],
+)
+def test_what_does_not_pass_is_said_in_the_end(crew, work: Callable[[str], object], said):
+    with pytest.raises(EnsadvError, match=said):
+        list(streamed(crew, work, ["it"]))
+
+
+def test_each_gpu_has_a_worker_of_its_own():
+    crew = Crew(gpus=2)
+    with importable(), connected(crew) as client:
+        places = set(streamed(client, place_of, range(8), resources=crew.resources))
+    assert sorted(number for number, _ in places) == ["0", "1"]
+
+
+def test_gpus_want_a_device(tmp_path, spec):
+    with pytest.raises(InputError, match="gpus: expected device = cuda beside it, got cpu"):
+        precompute_store(spec, DATA, tmp_path / "s", gpus=2)
+
+
+def test_certificates_keep_others_out(tmp_path, spec, digest, tls):
+    said: list[str] = []
+    with connected(Crew(1, listen="localhost", tls=tls), say=said.append) as client:
+        address = client.scheduler.address
+        assert address.startswith("tls://")
+        assert said[0] == f"workers may join: dask worker {address}"
+        with pytest.raises(InputError, match="could not connect"), connected(Crew(scheduler=address)):
+            pass
+        assert precompute_store(spec, DATA, tmp_path / "s", scheduler=address, tls=tls).digest == digest
+    with pytest.raises(InputError, match=r"expected a certificate or key in PEM at .*absent"):
+        precompute_store(spec, DATA, tmp_path / "t", tls=Tls(tmp_path / "absent", tls.cert, tls.key))

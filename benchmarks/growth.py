@@ -27,6 +27,7 @@ import torch
 from figures import arguments_of, report
 from torch import nn
 
+import ensadv_data.blocks
 import ensadv_data.precompute
 from ensadv_data.codec import random_bits
 from ensadv_data.data import digest_examples, digest_of
@@ -99,7 +100,7 @@ def precomputed(n: int, folder: Path) -> dict[str, float]:
     os.environ["ENSADV_QUIET"] = "1"
     torch.set_num_threads(1)
     keep_freed_memory()
-    ensadv_data.precompute.open_data = lambda spec, split: MadeUp(spec.limit)  # type: ignore[assignment, return-value]
+    ensadv_data.blocks.open_data = lambda spec, split: MadeUp(spec.limit)  # type: ignore[assignment, return-value]
     spec = PrecomputeSpec(models={"m": "python:growth:linear"}, attacks=("r-fgsm:alpha=0.1",), draws=1, batch_size=512)
     where = DataSpec(data="made-up", limit=n)
     small = DataSpec(data="made-up", limit=WARM)

@@ -18,12 +18,12 @@ import numpy as np
 from figures import arguments_of, report, rounded
 
 from ensadv_data.bench import gradient_alternatives, save_untrained
+from ensadv_data.blocks import Block, Job, compute_block
 from ensadv_data.data import open_dataset
 from ensadv_data.dist import intra_op_threads
 from ensadv_data.memory import keep_freed_memory
 from ensadv_data.models import load_model
 from ensadv_data.perturbation import entries_of
-from ensadv_data.precompute import Block, Job, compute_block
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import Header, StoreWriter, block_size
 from ensadv_data.timing import measure, ratio

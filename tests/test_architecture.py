@@ -39,6 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "online",
         "report",
     ),
+    ("blocks",),
     ("precompute", "training", "recipe"),
     ("pipeline", "bench", "terminal", "options"),
     ("commands",),
@@ -56,9 +57,10 @@ SAME_LAYER = {
 DOORS = {
     "precompute": ("training", "mixing", "batches"),
     "perturbation": ("training", "mixing", "batches"),
-    "training": ("precompute", "perturbation"),
-    "mixing": ("precompute", "perturbation"),
-    "batches": ("precompute", "perturbation"),
+    "blocks": ("training", "mixing", "batches"),
+    "training": ("precompute", "perturbation", "blocks"),
+    "mixing": ("precompute", "perturbation", "blocks"),
+    "batches": ("precompute", "perturbation", "blocks"),
 }
 
 HOMES: Mapping[str, tuple[str, ...]] = {

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from ensadv_data.commands import chains, making
 from ensadv_data.data import ArrayDataset, open_dataset, opening
 from ensadv_data.errors import InputError
 from ensadv_data.models import build_model, read_metadata, save_model
+from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from laws import started, wait_until
 
@@ -551,12 +551,12 @@ def test_missing_chunk_is_noticed(refused, made, tmp_path):
 
 def test_store_of_other_images_is_refused(refused, made, tmp_path, monkeypatch):
     """The same images in another order: every count fits, no pixel does."""
-    module = import_module("ensadv_data.precompute")
     images, labels = open_dataset("mnist-mini", "train").read(np.arange(99, -1, -1))
     turned = ArrayDataset(images, labels, name="mnist-mini", split="train", classes=10)
-    monkeypatch.setattr(module, "_dataset", lambda *_: turned)
+    for module in ("blocks", "precompute"):
+        monkeypatch.setattr(f"ensadv_data.{module}.dataset_of", lambda *_: turned)
     spec = PrecomputeSpec(models={"a": str(made / "a.safetensors")}, attacks=("fgsm",))
-    module.precompute_store(spec, DataSpec(data="mnist-mini"), tmp_path / "store", workers=0)
+    precompute_store(spec, DataSpec(data="mnist-mini"), tmp_path / "store", workers=0)
     out = tmp_path / "x.safetensors"
     refused(4, "train", "--architecture", "D", *LIMIT, "--shards", tmp_path / "store", "--epochs", "1", "--out", out)
     assert not out.exists()

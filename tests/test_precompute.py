@@ -13,13 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ensadv_data.blocks as blocks
 import ensadv_data.precompute as module
 from ensadv_data import cluster
+from ensadv_data.blocks import compute_block, model_of, plan_blocks
 from ensadv_data.data import open_dataset
 from ensadv_data.errors import InputError, IntegrityError, Interrupted, ModelError, OutputError
 from ensadv_data.manifest import Manifest, read_manifest
 from ensadv_data.models import build_model, load_model, save_model
-from ensadv_data.precompute import Outcome, _model, compute_block, plan_blocks, precompute_store
+from ensadv_data.precompute import Outcome, precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import open_store
 from laws import is_pure
@@ -212,7 +214,7 @@ def test_weights_that_change_under_a_worker_are_noticed(tmp_path):
     digest = module.load_model(mine).digest
     save_source(tmp_path / "d.safetensors", seed=1)
     with pytest.raises(IntegrityError, match=r"does .* hold the same file on every machine"):
-        module._model(mine, "d", "cpu", digest)
+        blocks.model_of(mine, "d", "cpu", digest)
 
 
 def test_a_source_without_randomness_and_several_draws_is_remarked_on(tmp_path, source):
@@ -336,10 +338,10 @@ def test_a_compiled_model_gives_the_same_signs(tmp_path, source, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module: compiled(module, backend=backend))
     digests = {}
     for compile in (False, True):
-        _model.cache_clear()
+        model_of.cache_clear()
         spec = spec_of(source, attacks=("fgsm",), draws=1, mode="eval", compile=compile)
         digests[compile] = precompute_store(spec, DATA, tmp_path / str(compile), workers=0).digest
-    _model.cache_clear()
+    model_of.cache_clear()
     assert seen
     assert digests[False] == digests[True]
     assert read_manifest(tmp_path / "True").plan["compile"] is True
@@ -351,14 +353,14 @@ def test_a_compiler_that_fails_is_said(tmp_path, source, monkeypatch):
 
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module: compiled(module, backend=backend))
-    _model.cache_clear()
+    model_of.cache_clear()
     with pytest.raises(ModelError, match=r"source d: torch\.compile failed: .*leave out --compile"):
         precompute_store(spec_of(source, compile=True), DATA, tmp_path / "s", workers=0)
-    _model.cache_clear()
+    model_of.cache_clear()
 
 
 def test_parameters_get_no_gradient(source):
-    model = _model(source, "d", "cpu", load_model(source).digest, False)
+    model = model_of(source, "d", "cpu", load_model(source).digest, False)
     assert not any(parameter.requires_grad for parameter in model.module.parameters())
 
 
@@ -382,9 +384,57 @@ class Watched:
 def test_a_block_read_in_parts_is_the_block_read_at_once(tmp_path, source, monkeypatch):
     spec = spec_of(source, attacks=("fgsm", "r-fgsm", "pgd"), batch_size=2)
     whole = precompute_store(spec, DATA, tmp_path / "whole", workers=0)
-    monkeypatch.setattr(module, "_PART", 2)
+    monkeypatch.setattr(blocks, "_PART", 2)
     parts: list[int] = []
-    data = module._dataset(DATA, "train")
-    monkeypatch.setattr(module, "_dataset", lambda *of: Watched(data, parts))
+    data = blocks.dataset_of(DATA, "train")
+    monkeypatch.setattr(blocks, "dataset_of", lambda *of: Watched(data, parts))
     assert precompute_store(spec, DATA, tmp_path / "parts", workers=0).digest == whole.digest
     assert max(parts) == 2
+
+
+class Narrow(torch.nn.Module):
+    """A model on a device whose memory holds so many images at once."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError(f"expected memory for {len(x)} images")
+        return self.layers(x)
+
+
+def wide() -> torch.nn.Module:
+    return Narrow(1000)
+
+
+def narrow() -> torch.nn.Module:
+    return Narrow(3)
+
+
+def none_at_all() -> torch.nn.Module:
+    return Narrow(0)
+
+
+def test_a_batch_that_does_not_fit_in_memory_is_halved_said_and_recorded(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr("ensadv_data.precompute.check_models", lambda *_, **__: None)  # which shows it two images
+
+    def made(factory: str, **fields: int) -> Outcome:
+        spec = PrecomputeSpec(models={"m": f"python:{Path(__file__).stem}:{factory}"}, attacks=("r-fgsm",), **fields)
+        return precompute_store(spec, DATA, tmp_path / f"{factory}{fields}", workers=0)
+
+    halved = made("narrow", batch_size=4)
+    at_once = "2 at once in blocks 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"
+    assert halved.notes[-1].startswith(f"4 images at once did not fit in memory: {at_once}")
+    assert read_manifest(halved.path).plan["smaller_batches"] == {"2": list(range(14))}
+    assert read_manifest(halved.path).plan["batch_size"] == 4
+    straight = made("wide", batch_size=2)
+    assert "smaller_batches" not in read_manifest(straight.path).plan
+    assert read_manifest(halved.path).objects == read_manifest(straight.path).objects
+    with pytest.raises(ModelError, match="block 0: expected memory of cpu for one image at least"):
+        made("none_at_all", batch_size=4)

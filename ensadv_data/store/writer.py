@@ -85,7 +85,9 @@ class StoreWriter:
             and all(sizes.get(name) == size for name, (size, _) in record["objects"].items())
         }
 
-    def write_block(self, block: int, planes: Mapping[str, Planes], digests_N: U64) -> dict[str, Any]:
+    def write_block(
+        self, block: int, planes: Mapping[str, Planes], digests_N: U64, *, about: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Write every chunk of one block, then its done record.
 
         Parameters
@@ -96,6 +98,8 @@ class StoreWriter:
             For each entry's key, its rows for all draws.
         digests_N
             uint64 digests of the block's examples.
+        about
+            What else the record tells of the block.
 
         Returns
         -------
@@ -142,6 +146,7 @@ class StoreWriter:
             "last": min(first + self.header.block, self.header.n) - 1,
             "objects": objects,
             "zeros": zeros,
+            **(about or {}),
         }
         self.place.write(_record_key(block), _json(record))
         return record
@@ -174,6 +179,14 @@ class StoreWriter:
             if not key.startswith(hidden)
         }
         return objects, zeros
+
+    def smaller_batches(self) -> dict[str, list[int]]:
+        """Blocks that were computed in smaller batches than the plan has, by the size of these."""
+        found: dict[str, list[int]] = {}
+        for block, record in sorted(self.done().items()):
+            if "batch_size" in record:
+                found.setdefault(str(record["batch_size"]), []).append(block)
+        return found
 
     def close(self, manifest: bytes) -> None:
         """Write the manifest, then delete what only an unfinished store needs."""

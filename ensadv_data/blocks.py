@@ -1,0 +1,158 @@
+"""One task of precompute: a block of a store, computed and written whole.
+
+A task is deterministic and idempotent: on CPU it computes with one thread and a fixed batch size, its randomness is
+named by (seed, source, draw, first example of the batch), and it may run twice without harm.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ensadv_data.data import Dataset, digest_examples, open_data
+from ensadv_data.dist import intra_op_threads
+from ensadv_data.errors import IntegrityError, ModelError
+from ensadv_data.models import Model, load_model
+from ensadv_data.perturbation import BlockRows
+from ensadv_data.spec import DataSpec, PrecomputeSpec
+from ensadv_data.store import Entry, Header, Planes, StoreWriter
+
+__all__ = ["Block", "Job", "compute_block", "dataset_of", "model_of", "plan_blocks"]
+
+_PART = 4096  # images of a block that are in memory at once, about
+_COMPUTING = threading.Lock()  # a worker with several threads still computes one block at a time
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive examples first … last, both included."""
+
+    index: int
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"block {self.index}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a task needs; small, since it travels with every task. Models are loaded on the worker."""
+
+    place: Path | str  # of the store
+    data: DataSpec
+    header: Header
+    entries: tuple[Entry, ...]
+    spec: PrecomputeSpec
+
+
+def plan_blocks(header: Header, done: set[int] | frozenset[int] = frozenset()) -> list[Block]:
+    """The blocks still to compute, in order: a function of the header and of what is done."""
+    size = header.block
+    return [
+        Block(index, index * size, min((index + 1) * size, header.n) - 1)
+        for index in range(header.blocks)
+        if index not in done
+    ]
+
+
+def compute_block(job: Job, block: Block) -> dict[str, Any]:
+    """Compute one block of everything and write it; nothing is written if any of it fails.
+
+    Where the device's memory does not hold a batch, the block is computed in smaller ones, which its record tells.
+
+    Raises
+    ------
+    ModelError
+        A model's output is wrong; the message names source, block and example.
+    OutputError
+        The store cannot be written.
+    """
+    size = int(job.spec.batch_size)
+    while True:
+        try:
+            smaller = replace(job, spec=job.spec.model_copy(update={"batch_size": size}))
+            planes, digests_N = _perturbed(smaller, block)
+            break
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)):
+                raise
+            if size == 1:
+                raise ModelError(
+                    f"block {block.index}: expected memory of {job.spec.device} for one image at least: {error}"
+                ) from None
+        size //= 2
+    fewer = {} if size == job.spec.batch_size else {"batch_size": size}
+    return StoreWriter(job.place, job.header, job.entries).write_block(block.index, planes, digests_N, about=fewer)
+
+
+def _perturbed(job: Job, block: Block) -> tuple[dict[str, Planes], npt.NDArray[np.uint64]]:
+    """The planes of a block by entry's key, and the digests of its images."""
+    data, spec, rows = dataset_of(job.data, job.spec.split), job.spec, dict[str, BlockRows]()
+    n, part = block.last + 1 - block.first, max(1, _PART // int(spec.batch_size)) * int(spec.batch_size)
+    digests = []
+    bfloat16 = torch.autocast(torch.device(spec.device).type, torch.bfloat16, spec.precision == "bfloat16")
+    with _COMPUTING, intra_op_threads(1 if spec.device == "cpu" else None), bfloat16:
+        for at in range(0, n, part):  # the images of a part are read once, for all sources
+            images, labels = data.read(np.arange(block.first + at, block.first + min(at + part, n)))
+            digests.append(digest_examples(images))
+            for name in spec.models:
+                try:
+                    if name not in rows:
+                        rows[name] = _rows_of(job, block, name)
+                    rows[name].fill(images, labels, at=at)
+                except ModelError as error:
+                    raise ModelError(f"block {block.index}: {error}; nothing was written for this block") from None
+                except RuntimeError as error:
+                    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                        raise
+                    cause = str(error).strip().splitlines()[0]
+                    raise ModelError(f"source {name}: torch.compile failed: {cause}; leave out --compile") from None
+    planes = {key: plane for source in rows.values() for key, plane in source.planes().items()}
+    return planes, np.concatenate(digests)
+
+
+def _rows_of(job: Job, block: Block, name: str) -> BlockRows:
+    entries = {entry.attack: entry for entry in job.entries if entry.source == name}
+    expected = next(iter(entries.values())).source_digest
+    model = model_of(job.spec.models[name], name, job.spec.device, expected, job.spec.compile)
+    count = block.last + 1 - block.first
+    return BlockRows(model, job.spec, entries, n=count, d=job.header.d, first=block.first)
+
+
+@lru_cache(maxsize=2)
+def dataset_of(spec: DataSpec, split: Literal["train", "test"]) -> Dataset:
+    """The images of a split, opened once a process."""
+    return open_data(spec, split)
+
+
+@lru_cache(maxsize=16)
+def model_of(reference: str, name: str, device: str, digest: str, compiled: bool = False) -> Model:
+    """A static model, loaded once a process.
+
+    Raises
+    ------
+    IntegrityError
+        It has other weights than the client's.
+    """
+    model = load_model(reference, name=name, device=device)
+    if model.digest != digest:
+        remedy = (
+            "does the factory return the same weights at each call? (seed it, or let it load them)"
+            if reference.startswith("python:")
+            else f"does {reference} hold the same file on every machine?"
+        )
+        raise IntegrityError(
+            f"source {name}: expected weights with digest {digest[:12]}…, this worker loaded "
+            f"{model.digest[:12]}…; {remedy}"
+        )
+    model.module.requires_grad_(False)
+    return replace(model, module=cast(nn.Module, torch.compile(model.module))) if compiled else model

@@ -325,6 +325,15 @@ def grown(found: Found) -> str:
     )
 
 
+def tasks(found: Found) -> str:
+    """Memory of the queue."""
+    rows = [[f"{int(n):,}", f"{row['mib']:.0f}", f"{row['seconds']:.0f}"] for n, row in found["blocks"].items()]
+    return (
+        "Client and scheduler of precompute, one process here, while one worker does tasks that compute nothing.\n\n"
+        + table(["blocks done", "MiB", "seconds"], rows)
+    )
+
+
 def kept(found: Found) -> str:
     """Freed memory."""
     ratio = spread(found["kept_over_given_back"])
@@ -367,6 +376,7 @@ SECTIONS: list[tuple[str, list[str], Callable[[Found], str]]] = [
     ("Size", ["size"], sized),
     ("Precision", ["signs"], signed),
     ("Growth", ["growth", "growth-10M"], grown),
+    ("Many blocks", ["tasks"], tasks),
     ("Freed memory", ["memory"], kept),
     ("On a GPU", ["gpu"], gpu),
 ]

@@ -245,8 +245,9 @@ class _Watch:
         self._looked = now
         if self._client.status in ("closing", "closed"):
             raise Interrupted(_GONE)
-        try:
-            workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        try:  # a client that is connecting again would wait for half a minute
+            is_there = self._client.status == "running"
+            workers = self._client.scheduler_info(n_workers=-1)["workers"].values() if is_there else ()
         except (OSError, TimeoutError, KeyError):
             workers = ()
         self._threads = sum(worker["nthreads"] for worker in workers)

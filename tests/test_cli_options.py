@@ -332,6 +332,14 @@ def test_command_lines_of_the_guide_are_understood():
 
 
 @in_repository
+def test_tests_that_the_reliability_page_names_exist():
+    named = set(re.findall(r"`(test_\w+)`", GUIDE.with_name("reliability.md").read_text(encoding="utf-8")))
+    assert len(named) > 10
+    code = "\n".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.rglob("test_*.py"))
+    assert {name for name in named if f"def {name}(" not in code} == set()
+
+
+@in_repository
 def test_recipe_of_the_guide_is_read(tmp_path):
     (text,) = blocks_of("toml")
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")

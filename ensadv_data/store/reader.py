@@ -186,7 +186,13 @@ class Store:
             read = self._mapped if raw else self._decompressed
 
             def load(draw: int, block: int, *, name: str = name, width: int = width, read: Any = read) -> U8:
-                return read(f"{entry.key}/{name}/c/{draw}/{block}/0", width)  # type: ignore[no-any-return]
+                key = f"{entry.key}/{name}/c/{draw}/{block}/0"
+                try:
+                    return read(key, width)  # type: ignore[no-any-return]
+                except ChunkError:
+                    if self.place.is_local:
+                        raise
+                    return read(key, width)  # type: ignore[no-any-return]  # it may have been damaged on its way
 
             opened[name] = Chunks(
                 header.draws,

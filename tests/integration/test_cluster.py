@@ -26,7 +26,7 @@ from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from laws import wait_until
 
-DATA = DataSpec(data="mnist-mini", limit=2000)
+DATA = DataSpec(data="mnist-mini", limit=1000)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_no_worker_is_said_with_the_command_that_starts_one(tmp_path, spec):
 
 def test_a_worker_that_joins_late_is_put_to_work(tmp_path, spec, digest):
     with by_hand(tmp_path, workers=0) as (address, _), ExitStack() as stack:
-        late = [sys.executable, "-c", f"import time; time.sleep(4); from distributed.cli import dask_worker; "
+        late = [sys.executable, "-c", f"import time; time.sleep(2); from distributed.cli import dask_worker; "
                 f"dask_worker.main(['{address}', '--nthreads', '1', '--no-dashboard'])"]  # fmt: skip
         worker = subprocess.Popen(late, cwd=tmp_path, stderr=subprocess.DEVNULL)
         stack.callback(worker.wait)

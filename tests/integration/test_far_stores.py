@@ -21,14 +21,14 @@ from ensadv_data.errors import ChunkError, InputError, OutputError
 from ensadv_data.inspection import compare_stores, describe_store
 from ensadv_data.manifest import read_manifest
 from ensadv_data.models import build_model, save_model
-from ensadv_data.objects import objects_at
+from ensadv_data.objects import Bucket, objects_at
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.store import open_store
 from ensadv_data.training import train
 from s3 import BUCKET, CREDENTIALS, FaultyProxy, s3_server
 
-LIMIT = 600
+LIMIT = 400
 DATA = DataSpec(data="mnist-mini", limit=LIMIT)
 
 
@@ -188,6 +188,25 @@ def test_a_damaged_and_a_missing_chunk_are_named(server, far):
     store = open_store(f"s3://{BUCKET}/hurt")
     with pytest.raises(ChunkError, match="the chunk is missing"):
         store.gather(store.entry("D/r-fgsm"), draws, rows)
+
+
+def test_a_chunk_that_is_damaged_on_its_way_is_fetched_again(near, far, monkeypatch):
+    fetch, damaged = Bucket.array, []
+
+    def once(self, key):
+        data = fetch(self, key)
+        if key.endswith("direction/c/1/3/0") and key not in damaged:
+            damaged.append(key)
+            data = data ^ np.uint8(1)
+        return data
+
+    monkeypatch.setattr(Bucket, "array", once)
+    here, there = open_store(near), open_store(far)
+    rows, draws = np.arange(LIMIT), np.ones(LIMIT, np.int64)
+    key = "D/r-fgsm"
+    found, expected = (store.gather(store.entry(key), draws, rows).direction for store in (there, here))
+    assert np.array_equal(found, expected)
+    assert damaged == [f"{key}/direction/c/1/3/0"]
 
 
 def test_a_network_that_fails_at_random_changes_nothing(tmp_path, server, spec, near, monkeypatch):

@@ -86,7 +86,7 @@ def random_store(dataset: Dataset, folder: Path, *, sources: Sequence[str] = ("s
             planes[key] = Planes(direction=bits & full_mask(header.d), label=np.zeros(len(indices), np.int32))
         writer.write_block(block, planes, digest_examples(dataset.read(indices)[0]))
     record = DataRecord(name=dataset.name, digest=dataset.digest, **about)
-    _, zeros = writer.collect()  # nobody verifies its objects
+    zeros = writer.collect().zeros  # nobody verifies its objects
     manifest = Manifest(data=record, sources=(), draws=draws, plan={}, zeros=dict(zeros), software={}, objects={})
     writer.close(manifest.to_bytes())
     return str(folder)

@@ -82,8 +82,8 @@ def compute_block(job: Job, block: Block) -> dict[str, Any]:
             smaller = replace(job, spec=job.spec.model_copy(update={"batch_size": size}))
             planes, digests_N = _perturbed(smaller, block)
             break
-        except RuntimeError as error:
-            if not (isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)):
+        except (RuntimeError, MemoryError) as error:
+            if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)):
                 raise
             if size == 1:
                 raise ModelError(
@@ -91,7 +91,13 @@ def compute_block(job: Job, block: Block) -> dict[str, Any]:
                 ) from None
         size //= 2
     fewer = {} if size == job.spec.batch_size else {"batch_size": size}
-    return StoreWriter(job.place, job.header, job.entries).write_block(block.index, planes, digests_N, about=fewer)
+    writer = StoreWriter(job.place, job.header, job.entries)
+    try:
+        return writer.write_block(block.index, planes, digests_N, about=fewer)
+    except FileNotFoundError:
+        if not writer.is_complete():
+            raise
+        return {}  # another precompute has finished the store meanwhile, and tidied what was being written
 
 
 def _perturbed(job: Job, block: Block) -> tuple[dict[str, Planes], npt.NDArray[np.uint64]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import signal
+import ssl
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -21,12 +24,13 @@ import distributed
 from ensadv_data.errors import EnsadvError, InputError, Interrupted, OutputError
 from ensadv_data.memory import keep_freed_memory
 
-__all__ = ["Crew", "Tls", "connected", "streamed"]
+__all__ = ["HERE", "Crew", "Tls", "connected", "streamed"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_HERE, _ROLES = "127.0.0.1", ("client", "scheduler", "worker")
+HERE = "127.0.0.1"
+_ROLES = ("client", "scheduler", "worker")
 _GPU = "GPU"  # the resource of a worker that has one
 _LOOK = 2.0  # seconds between two looks at who is there
 _ATTEMPTS = 3  # at a task that failed for a reason that may pass
@@ -66,7 +70,7 @@ class Crew:
     workers: int = 1
     scheduler: str | None = None
     gpus: int = 0
-    listen: str = _HERE
+    listen: str = HERE
     tls: Tls | None = None
     patience: float = 120.0
 
@@ -92,6 +96,16 @@ def connected(crew: Crew, *, say: Callable[[str], object] = lambda line: None) -
     """
     security = _security(crew.tls)
     if crew.scheduler is not None:
+        scheme, _, rest = crew.scheduler.partition("://")
+        if (
+            scheme not in ("tcp", "tls")
+            or not rest.rpartition(":")[2].isdecimal()
+            or (scheme == "tls") != bool(crew.tls)
+        ):
+            raise InputError(
+                f"expected a dask scheduler at tcp://HOST:PORT, or tls://HOST:PORT with --tls, got {crew.scheduler}"
+                f"{' with' if crew.tls else ' without'} --tls"
+            )
         try:
             client = distributed.Client(crew.scheduler, timeout="15s", set_as_default=False, security=security)
         except (OSError, ValueError, TypeError) as error:
@@ -106,8 +120,10 @@ def connected(crew: Crew, *, say: Callable[[str], object] = lambda line: None) -
         _started(crew, security) as cluster,
         distributed.Client(cluster, set_as_default=False, security=security) as client,
     ):
-        if crew.listen != _HERE:
-            say(f"workers may join: dask worker {cluster.scheduler_address}")
+        if crew.listen != HERE:
+            say(f"workers may join: {_joining(crew, cluster.scheduler_address)}")
+            if crew.tls is None:
+                say("warning: whoever reaches this address may run code on the workers; --tls lets nobody else in")
         client.register_plugin(_OurWorker())
         _tell(client, say)
         yield client
@@ -124,7 +140,7 @@ def _started(crew: Crew, security: distributed.Security | None) -> Iterator[dist
         "protocol": "tls" if crew.tls else "tcp",
         "security": security,
         "dashboard": find_spec("bokeh") is not None,
-        "dashboard_address": f"{_HERE}:0",
+        "dashboard_address": f"{HERE}:0",
     }
     workers = {k: {"cls": distributed.Nanny, "options": options | rest} for k, rest in enumerate(own)}
     try:
@@ -140,12 +156,23 @@ def _started(crew: Crew, security: distributed.Security | None) -> Iterator[dist
         yield cluster
 
 
+def _joining(crew: Crew, address: str) -> str:
+    """The command by which a worker of another machine joins."""
+    resource = " --resources GPU=1" if crew.gpus else ""
+    tls = f" --tls-ca-file {crew.tls.ca} --tls-cert {crew.tls.cert} --tls-key {crew.tls.key}" if crew.tls else ""
+    return f"dask worker {address} --nthreads 1{resource}{tls}"
+
+
 def _security(tls: Tls | None) -> distributed.Security | None:
     if tls is None:
         return None
     for file in (tls.ca, tls.cert, tls.key):
         if not file.is_file():
             raise InputError(f"expected a certificate or key in PEM at {file}, found none")
+    try:
+        ssl.create_default_context(cafile=str(tls.ca)).load_cert_chain(tls.cert, tls.key)
+    except (ssl.SSLError, OSError) as error:
+        raise InputError(f"expected certificates in PEM at {tls.ca} and {tls.cert}, and the key: {error}") from None
     roles = {
         f"tls_{role}_{kind}": str(getattr(tls, kind))
         for role in ("client", "scheduler", "worker")
@@ -191,14 +218,16 @@ def streamed(
         Nobody was there to compute for ``patience`` seconds, or the scheduler went away.
     """
     waiting = deque((task, 1) for task in todo)
+    name, numbers = f"block-{uuid.uuid4().hex}", itertools.count()
     flying: dict[Any, tuple[distributed.Future[R], T, int]] = {}
     arrived: queue.SimpleQueue[distributed.Future[R]] = queue.SimpleQueue()
-    watch = _Watch(client, patience)
+    watch = _Watch(client, patience, resources or {})
     while waiting or flying:
         threads = watch.threads()
         while waiting and len(flying) < 2 * max(threads, 1):
             task, attempt = waiting.popleft()
-            future = client.submit(work, task, pure=False, retries=0, resources=dict(resources or {}))
+            key = (name, next(numbers))  # of one group: the scheduler remembers every group, and would each task's
+            future = client.submit(work, task, key=key, retries=0, resources=dict(resources or {}))
             flying[future.key] = (future, task, attempt)
             future.add_done_callback(arrived.put)
         try:
@@ -233,12 +262,12 @@ _GONE = "the dask scheduler went away; what is done is kept, and the same comman
 class _Watch:
     """Who is there, looked at now and then."""
 
-    def __init__(self, client: distributed.Client, patience: float) -> None:
-        self._client, self._patience = client, patience
+    def __init__(self, client: distributed.Client, patience: float, resources: Mapping[str, float]) -> None:
+        self._client, self._patience, self._resources = client, patience, resources
         self._threads, self._looked, self._seen = 0, -_LOOK, time.monotonic()
 
     def threads(self) -> int:
-        """Threads of all workers; raises :class:`Interrupted` where there was none for too long."""
+        """Threads of all workers that have the resources; raises :class:`Interrupted` where none was for too long."""
         now = time.monotonic()
         if now - self._looked < _LOOK:
             return self._threads
@@ -250,13 +279,18 @@ class _Watch:
             workers = self._client.scheduler_info(n_workers=-1)["workers"].values() if is_there else ()
         except (OSError, TimeoutError, KeyError):
             workers = ()
-        self._threads = sum(worker["nthreads"] for worker in workers)
+        self._threads = sum(
+            worker["nthreads"]
+            for worker in workers
+            if all(worker.get("resources", {}).get(name, 0) >= need for name, need in self._resources.items())
+        )
         if self._threads:
             self._seen = now
         elif now - self._seen > self._patience:
             address = getattr(self._client.scheduler, "address", "the scheduler")
+            needed = "".join(f" --resources {name}={need:g}" for name, need in self._resources.items())
             raise Interrupted(
                 f"expected at least one worker at {address}, found none for {self._patience:g} s; start some with: "
-                f"dask worker {address}; what is done is kept, and the same command resumes"
+                f"dask worker {address}{needed}; what is done is kept, and the same command resumes"
             )
         return self._threads

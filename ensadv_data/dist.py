@@ -19,6 +19,7 @@ from ensadv_data.errors import InputError, QuantityError
 
 __all__ = [
     "Place",
+    "agreed_to_stop",
     "any_of_all",
     "available_cores",
     "check_device",
@@ -30,6 +31,9 @@ __all__ = [
     "sum_of_all",
     "wait_for_all",
 ]
+
+
+_AGREE = 4  # steps between two looks at what the other ranks were asked
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ def process_group(device: str) -> Iterator[Place]:
     if not torch.distributed.is_available():
         raise InputError("expected a PyTorch with torch.distributed for more than one process, got one without")
     backend, local = "gloo", None
+    if torch.device(device).index is not None:
+        raise InputError(f"device: expected cuda for {ranks} processes, each of which has its own GPU, got {device}")
     if torch.device(device).type == "cuda":
         backend, local = "nccl", torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(local)
@@ -98,6 +104,13 @@ def most_of_all(values: Tensor) -> Tensor:
 def any_of_all(flag: bool, *, device: torch.device) -> bool:
     """Whether it is true on any rank."""
     return flag if current_place().world_size == 1 else bool(most_of_all(torch.tensor([flag], device=device).int()))
+
+
+def agreed_to_stop(asked: bool, number: int, *, device: torch.device) -> bool:
+    """Whether to stop after step ``number``, all ranks after the same one; others are asked every few steps only."""
+    if current_place().world_size == 1:
+        return asked
+    return number % _AGREE == 0 and any_of_all(asked, device=device)
 
 
 def check_same(number: int, *, what: str, device: torch.device) -> None:

@@ -17,13 +17,13 @@ _AGAIN_AFTER = 0.05  # seconds
 
 
 class InterruptRequest:
-    """Whether somebody asked to stop; who asks a second time is obeyed at once."""
+    """Whether somebody asked to stop; a second Ctrl-C stops at once."""
 
     requested = False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """Called by the operating system's signal."""
-        if self.requested:
+        if self.requested and signum == signal.SIGINT:  # a supervisor may send SIGTERM twice, and waits
             raise KeyboardInterrupt
         self.requested = True
 

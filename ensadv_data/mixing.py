@@ -260,7 +260,7 @@ def check_epsilon(sources: Sequence[Source], law: EpsilonSpec) -> None:
             )
 
 
-def check_room(sources: Sequence[Source], *, window: int, cache_bytes: int) -> None:
+def check_room(sources: Sequence[Source], *, window: int, draws: int | None, cache_bytes: int) -> None:
     """Refuse a training that would fetch the same chunks from another machine again and again.
 
     Raises
@@ -270,7 +270,7 @@ def check_room(sources: Sequence[Source], *, window: int, cache_bytes: int) -> N
     """
     far = [(store, entry) for source in sources for store, entry in source.entries if not store.place.is_local]
     needed = sum(
-        store.held_bytes(entry, min(window or store.header.blocks, store.header.blocks)) for store, entry in far
+        store.held_bytes(entry, window or store.header.blocks, draws or store.header.draws) for store, entry in far
     )
     if needed > cache_bytes:
         what = f"windows of {window} blocks" if window else "a global shuffle"

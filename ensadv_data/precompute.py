@@ -20,13 +20,13 @@ import torch
 
 from ensadv_data.blocks import Block, Job, compute_block, dataset_of, plan_blocks
 from ensadv_data.calibration import best_batch_size
-from ensadv_data.cluster import Crew, Tls, connected, streamed
+from ensadv_data.cluster import HERE, Crew, Tls, connected, streamed
 from ensadv_data.data import Dataset
 from ensadv_data.dist import available_cores, check_device, intra_op_threads
 from ensadv_data.errors import InputError, IntegrityError, Interrupted
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
 from ensadv_data.models import Model, check_models, load_model, with_leaves
-from ensadv_data.objects import Objects, objects_at
+from ensadv_data.objects import Objects, is_url, objects_at
 from ensadv_data.perturbation import entries_of, equal_draws
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, PrecomputeSpec
@@ -56,7 +56,7 @@ def precompute_store(
     workers: int | None = None,
     scheduler: str | None = None,
     gpus: int = 0,
-    listen: str = "127.0.0.1",
+    listen: str = HERE,
     tls: Tls | None = None,
     patience: float = 120.0,
     say: Callable[[str], object] = lambda line: None,
@@ -81,6 +81,8 @@ def precompute_store(
     Interrupted
         Ctrl-C, or a cluster that went away; every finished block is kept, and the same command resumes.
     """
+    if scheduler is not None and (workers is not None or listen != HERE):
+        raise InputError("scheduler: expected no workers and no listen beside it: they are of one that is started here")
     if gpus and torch.device(spec.device).type != "cuda":
         raise InputError(f"gpus: expected device = cuda beside it, got {spec.device}")
     began = time.perf_counter()
@@ -102,10 +104,10 @@ def precompute_store(
         )
     done = frozenset(writer.done())
     todo = plan_blocks(header, done)
-    job = Job(out.absolute() if isinstance(out, Path) else out, data, header, entries, _absolute(spec))
-    own = max(1, min(workers or available_cores(), len(todo)))
+    job = Job(str(place) if is_url(out) else Path(out).absolute(), data, header, entries, _absolute(spec))
+    own = min(available_cores() if workers is None else workers, len(todo))
     crew = None
-    if workers != 0 or scheduler is not None or gpus:
+    if workers != 0 or scheduler is not None or gpus or listen != HERE:  # 0: this process, or workers that join
         crew = Crew(own, scheduler, min(gpus, len(todo)) if scheduler is None else gpus, listen, tls, patience)
     rows = header.n / header.blocks
     try:
@@ -119,8 +121,7 @@ def precompute_store(
     except KeyboardInterrupt:
         raise Interrupted(f"{out}: stopped; every finished block is kept, and the same command resumes") from None
     try:
-        objects, zeros = writer.collect()
-        smaller = writer.smaller_batches()
+        objects, zeros, smaller = writer.collect()
     except IntegrityError:
         if not writer.is_complete():
             raise

@@ -39,7 +39,7 @@ from ensadv_data.checkpoint import (
 )
 from ensadv_data.data import Dataset
 from ensadv_data.dist import (
-    any_of_all,
+    agreed_to_stop,
     check_device,
     check_same,
     current_place,
@@ -154,7 +154,7 @@ def train(
             if step + 1 == run.schedule.steps:
                 note(run.epoch_summary(epoch, step))
             last = number + 1 == total
-            stop = any_of_all(request.requested, device=run.device)
+            stop = agreed_to_stop(request.requested, number, device=run.device)
             if not last and (stop or (number + 1) % checkpoint_every == 0):
                 if log:
                     log.flush()
@@ -204,7 +204,7 @@ class TrainingRun:
         static = static_sources(spec.shards, dataset, cache=Cache(cache_bytes))
         check_epsilon(static, spec.epsilon)
         check_draws(static, spec.draws)
-        check_room(static, window=spec.window, cache_bytes=cache_bytes)
+        check_room(static, window=spec.window, draws=spec.draws, cache_bytes=cache_bytes)
         references = dict(sorted(spec.static.items()))
         models = static_models(references, dataset, device=spec.device) if references else []
         computed = tuple(Source(f"{model.name} (online)") for model in models)

@@ -34,7 +34,7 @@ from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from laws import started
 
-LIMIT, DRAWS, WORKERS = 1600, 4, 2
+LIMIT, DRAWS, WORKERS = 1200, 2, 2
 ATTACKS = ("r-fgsm", "pgd:steps=10,step_size=0.05")
 Written = dict[str, tuple[int, int]]  # chunk → inode and time of its file
 

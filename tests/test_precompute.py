@@ -124,8 +124,11 @@ def test_an_error_on_a_worker_of_a_cluster_arrives_as_it_is(tmp_path, sick):
 
 
 def test_an_address_without_a_scheduler_is_bad_input(tmp_path, source, monkeypatch):
-    with pytest.raises(InputError, match="expected a dask scheduler at nowhere://here"):
-        precompute_store(spec_of(source), DATA, tmp_path / "a", scheduler="nowhere://here")
+    for address in ("nowhere://here", "127.0.0.1:8786", "tls://127.0.0.1:9"):
+        with pytest.raises(InputError, match="expected a dask scheduler at tcp://HOST:PORT"):
+            precompute_store(spec_of(source), DATA, tmp_path / "a", scheduler=address)
+    with pytest.raises(InputError, match="scheduler: expected no workers and no listen beside it"):
+        precompute_store(spec_of(source), DATA, tmp_path / "a", scheduler="tcp://127.0.0.1:9", workers=2)
     hasty = distributed.Client
     monkeypatch.setattr(
         cluster.distributed, "Client", lambda address, timeout, **words: hasty(address, timeout="200ms", **words)
@@ -404,6 +407,10 @@ class Narrow(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if len(x) > self.most:
+            if self.most:
+                raise RuntimeError(
+                    f"DefaultCPUAllocator: can't allocate memory: you tried to allocate {x.nbytes} bytes"
+                )
             raise torch.OutOfMemoryError(f"expected memory for {len(x)} images")
         return self.layers(x)
 

@@ -178,7 +178,7 @@ def write_store(path: Path, data: ArrayDataset, *, draws: int = 2, mode: str = "
             filled = None if mask is None else mask.reshape(draws, rows, -1)
             planes[entry.key] = Planes(bits.reshape(draws, rows, -1), filled, label=label)
         writer.write_block(block, planes, data.example_digests()[first : first + rows])
-    objects, zeros = writer.collect()
+    objects, zeros, _ = writer.collect()
     manifest = Manifest(
         data=DataRecord(
             name=data.name, split=data.split, n=n, shape=data.shape, classes=data.classes, digest=data.digest

@@ -131,7 +131,7 @@ def make_store(
 
 
 def close(writer: StoreWriter) -> None:
-    objects, zeros = writer.collect()
+    objects, zeros, _ = writer.collect()
     header = writer.header
     sources = {entry.source: entry.source_digest for entry in writer.entries}
     manifest = Manifest(

@@ -167,4 +167,5 @@ class Chunks:
             yield from (self._load(draw, block) for draw, block in absent)
             return
         with ThreadPoolExecutor(self._at_once) as pool:
-            yield from pool.map(lambda chunk: self._load(*chunk), absent)
+            for start in range(0, len(absent), self._at_once):  # no more than these beside what the cache holds
+                yield from pool.map(lambda chunk: self._load(*chunk), absent[start : start + self._at_once])

@@ -6,6 +6,7 @@ failed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 
 import zarr
@@ -56,15 +57,27 @@ def made_documents(header: Header, entries: Iterable[Entry], masked: Iterable[st
 def fetched_group(place: Objects, keys: Iterable[str]) -> zarr.Group:
     """The root group of a store with the metadata of its entries of these keys; what is missing is not in it.
 
+    Only what should be there is asked for, since some servers answer that one may not read what does not exist.
+
     Raises
     ------
     ValueError, KeyError, TypeError
         A document is not one of Zarr's.
     """
-    paths = {"", "example_digest"}
-    for key in keys:
-        paths |= {key.partition("/")[0], key} | {f"{key}/{name}" for name in ("direction", "delta", "nonzero", "label")}
-    found = place.read_all(f"{path}/{_NAME}".lstrip("/") for path in sorted(paths))
+    keys = tuple(keys)
+    groups = {"", "example_digest", *keys, *(key.partition("/")[0] for key in keys)}
+    found = place.read_all(_document(path) for path in sorted(groups))
+    zeros = json.loads(place.read("manifest.json")).get("zeros", {})
+    arrays = set()
+    for key in (key for key in keys if _document(key) in found):
+        kind = json.loads(found[_document(key)])["attributes"]["kind"]
+        names = ["delta"] if kind == "delta" else ["direction", "nonzero"] if zeros.get(key) else ["direction"]
+        arrays |= {f"{key}/{name}" for name in (*names, "label")}
+    found |= place.read_all(_document(path) for path in sorted(arrays))
     buffer = default_buffer_prototype().buffer
     documents = {key: buffer.from_bytes(data) for key, data in found.items()}
     return zarr.open_group(store=MemoryStore(documents, read_only=True), mode="r", zarr_format=3)
+
+
+def _document(path: str) -> str:
+    return f"{path}/{_NAME}".lstrip("/")

@@ -144,11 +144,11 @@ class Store:
         parts = [self._mapped(f"{entry.key}/label/c/{block}", 4).view("<i4") for block in range(self.header.blocks)]
         return np.concatenate(parts).ravel()[: self.header.n].astype(np.int32, copy=False)
 
-    def held_bytes(self, entry: Entry, blocks: int) -> int:
-        """Bytes that so many blocks of an entry, all draws of them, take in memory when they are read from afar."""
+    def held_bytes(self, entry: Entry, blocks: int, draws: int) -> int:
+        """Bytes that so many blocks and draws of an entry take in memory when they are read from afar."""
         header, blocks = self.header, min(blocks, self.header.blocks)
         width = header.d if entry.kind == "delta" else row_bytes(header.d)
-        return blocks * header.draws * header.block * width * len(self._row_arrays(entry))
+        return blocks * min(draws, header.draws) * header.block * width * len(self._row_arrays(entry))
 
     def object_sizes(self, entry: Entry) -> dict[str, int]:
         """Bytes on disk of each array of an entry.

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -34,6 +34,14 @@ U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
 _FULL_LEVEL = 1
+
+
+class Collected(NamedTuple):
+    """What the records of all blocks tell."""
+
+    objects: dict[str, tuple[int, str]]  # size and SHA-256, by key
+    zeros: dict[str, int]  # by entry
+    smaller: dict[str, list[int]]  # blocks that were computed in smaller batches than the plan has, by their size
 
 
 class StoreWriter:
@@ -74,15 +82,13 @@ class StoreWriter:
     def done(self) -> dict[int, dict[str, Any]]:
         """Valid done records by block; a record whose chunks are not there as it says does not count."""
         keys = [key for key in self.place.keys("progress/") if key.startswith("progress/block-")]
-        found = {key: _record(data) for key, data in self.place.read_all(keys).items()}
-        wanted = {name for record in found.values() for name in (record or {"objects": ()})["objects"]}
-        sizes = self.place.sizes(sorted(wanted))
+        found = {key: _record(key, data) for key, data in self.place.read_all(keys).items()}
+        records = [record for record in found.values() if record is not None]
+        sizes = self.place.sizes(sorted({name for record in records for name in record["objects"]}))
         return {
             int(record["block"]): record
-            for key, record in found.items()
-            if record is not None
-            and key == _record_key(record["block"])
-            and all(sizes.get(name) == size for name, (size, _) in record["objects"].items())
+            for record in records
+            if all(sizes.get(name) == size for name, (size, _) in record["objects"].items())
         }
 
     def write_block(
@@ -151,8 +157,8 @@ class StoreWriter:
         self.place.write(_record_key(block), _json(record))
         return record
 
-    def collect(self) -> tuple[dict[str, tuple[int, str]], dict[str, int]]:
-        """Objects (size, SHA-256) and zeros of each entry, from the records of all blocks; masks made visible.
+    def collect(self) -> Collected:
+        """Objects, zeros and smaller batches, from the records of all blocks; masks made visible.
 
         The mask array of an entry gets its metadata here if any of its values is zero; else its objects are
         left out, and :meth:`close` deletes them.
@@ -178,15 +184,11 @@ class StoreWriter:
             for key, (size, digest) in record["objects"].items()
             if not key.startswith(hidden)
         }
-        return objects, zeros
-
-    def smaller_batches(self) -> dict[str, list[int]]:
-        """Blocks that were computed in smaller batches than the plan has, by the size of these."""
-        found: dict[str, list[int]] = {}
-        for block, record in sorted(self.done().items()):
+        smaller: dict[str, list[int]] = {}
+        for block, record in sorted(records.items()):
             if "batch_size" in record:
-                found.setdefault(str(record["batch_size"]), []).append(block)
-        return found
+                smaller.setdefault(str(record["batch_size"]), []).append(block)
+        return Collected(objects, zeros, smaller)
 
     def close(self, manifest: bytes) -> None:
         """Write the manifest, then delete what only an unfinished store needs."""
@@ -232,12 +234,13 @@ def _full_chunk(count: int, block: int, d: int) -> bytes:
     return zstd_encode(_padded(np.broadcast_to(full_mask(d), (count, row_bytes(d))), block), level=_FULL_LEVEL)
 
 
-def _record(data: bytes) -> dict[str, Any] | None:
-    """A done record; None where it is none."""
+def _record(key: str, data: bytes) -> dict[str, Any] | None:
+    """A done record of the block that its key names; None where it is none."""
     try:
-        record = json.loads(data)
-        return record if {"block", "objects", "zeros"} <= record.keys() and dict(record["objects"]) else None
-    except (ValueError, TypeError, AttributeError):
+        record: dict[str, Any] = json.loads(data)
+        {name: (int(size), str(digest)) for name, (size, digest) in record["objects"].items()}
+        return record if key == _record_key(record["block"]) and isinstance(record["zeros"], dict) else None
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

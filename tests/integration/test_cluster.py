@@ -202,14 +202,22 @@ def test_gpus_want_a_device(tmp_path, spec):
         precompute_store(spec, DATA, tmp_path / "s", gpus=2)
 
 
+def test_a_worker_without_what_a_task_needs_is_not_waited_for(crew):
+    with pytest.raises(Interrupted, match=r"found none for 2 s; start some with: dask worker tcp.* --resources GPU=1"):
+        list(streamed(crew, hopeless, ["it"], resources={"GPU": 1}, patience=2))
+
+
 def test_certificates_keep_others_out(tmp_path, spec, digest, tls):
     said: list[str] = []
     with connected(Crew(1, listen="localhost", tls=tls), say=said.append) as client:
         address = client.scheduler.address
         assert address.startswith("tls://")
-        assert said[0] == f"workers may join: dask worker {address}"
-        with pytest.raises(InputError, match="could not connect"), connected(Crew(scheduler=address)):
-            pass
+        assert said[0].startswith(f"workers may join: dask worker {address} --nthreads 1 --tls-ca-file ")
+        with pytest.raises(InputError, match=r"tls://HOST:PORT with --tls, got .* without --tls"):
+            precompute_store(spec, DATA, tmp_path / "s", scheduler=address)
         assert precompute_store(spec, DATA, tmp_path / "s", scheduler=address, tls=tls).digest == digest
     with pytest.raises(InputError, match=r"expected a certificate or key in PEM at .*absent"):
         precompute_store(spec, DATA, tmp_path / "t", tls=Tls(tmp_path / "absent", tls.cert, tls.key))
+    (tmp_path / "garbage").write_text("no certificate")
+    with pytest.raises(InputError, match=r"expected certificates in PEM at .*garbage"):
+        precompute_store(spec, DATA, tmp_path / "t", tls=Tls(tmp_path / "garbage", tls.cert, tls.key))

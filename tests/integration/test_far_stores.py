@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import socket
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +28,7 @@ from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.store import open_store
 from ensadv_data.training import train
+from laws import started
 from s3 import BUCKET, CREDENTIALS, FaultyProxy, s3_server
 
 LIMIT = 400
@@ -227,9 +230,10 @@ def test_a_network_that_fails_at_random_changes_nothing(tmp_path, server, spec, 
 
 
 def test_what_cannot_be_reached_is_said_without_secrets(server, monkeypatch, capsys):
-    monkeypatch.setattr("ensadv_data.objects._RETRY", {"max_retries": 0})
+    monkeypatch.setattr("ensadv_data.objects.bucket._RETRY", {"max_retries": 0})
     for url, said in (
         ("s3://no-such-bucket/store", "expected a store at s3://no-such-bucket/store, found none"),
+        ("s3:/shards/store", r"expected a folder or s3://…, got s3:/shards/store"),
         ("ftp://host/store", r"expected a folder, or a URL s3://…, gs://…, az://…, http://…, https://…, got ftp"),
         ("https://me:hush@host/store", r"without user, query and fragment, got https://host/store"),
         ("https://host/store?token=hush", r"got https://host/store; credentials are taken from the environment"),
@@ -244,6 +248,43 @@ def test_what_cannot_be_reached_is_said_without_secrets(server, monkeypatch, cap
         open_store(f"s3://{BUCKET}/x")
     assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_bucket_that_does_not_exist_is_to_be_made_first(server, spec):
+    with pytest.raises(OutputError, match="cannot list s3://no-such-bucket/s: expected a bucket that exists"):
+        precompute_store(spec, DATA, "s3://no-such-bucket/s", workers=0)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_never_answers_can_be_given_up(server, monkeypatch, sent):
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        deaf.settimeout(60)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        process = started("inspect", f"s3://{BUCKET}/x")
+        connection, _ = deaf.accept()
+        with connection:
+            process.send_signal(sent)
+            _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130, errors
+
+
+def test_a_web_server_that_denies_what_is_not_there_is_read(near, tmp_path):
+    """As S3 does where nobody may list the bucket."""
+
+    class Denying(SimpleHTTPRequestHandler):
+        def send_error(self, code, *_):
+            super().send_error(403 if code == 404 else code)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Denying, directory=str(near))) as web:
+        Thread(target=web.serve_forever, daemon=True).start()
+        store = open_store(f"http://127.0.0.1:{web.server_port}")
+        assert [store.has_mask(entry) for entry in store.entries] == [
+            open_store(near).has_mask(e) for e in store.entries
+        ]
+        web.shutdown()
 
 
 def test_progress_of_killed_clients_is_no_store(server, far):

@@ -1,0 +1,40 @@
+"""Objects by key below one root: files of a folder, or objects of a bucket.
+
+    STORE                                    a folder of this machine
+    s3://BUCKET/PREFIX, gs://…, az://…       an object store; credentials from the environment's usual places
+    http://…, https://…                      the same objects behind a web server, for reading
+
+A key is a relative path with ``/``. An object is there whole or not at all: a file gets its name when it is on the
+disk, and a put that is cut short leaves nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ensadv_data.errors import InputError
+from ensadv_data.objects.base import Folder, Objects
+from ensadv_data.objects.bucket import AT_ONCE, SCHEMES, Bucket
+
+__all__ = ["AT_ONCE", "Bucket", "Folder", "Objects", "is_url", "objects_at"]
+
+
+def is_url(reference: Path | str) -> bool:
+    """Whether it names objects of another machine rather than a folder."""
+    return isinstance(reference, str) and "://" in reference
+
+
+def objects_at(reference: Objects | Path | str) -> Objects:
+    """The objects at a path or URL.
+
+    Raises
+    ------
+    InputError
+        A URL of a kind that cannot be read.
+    """
+    if isinstance(reference, Objects):
+        return reference
+    scheme = Path(str(reference)).parts[:1]
+    if not is_url(reference) and scheme and scheme[0].removesuffix(":") in SCHEMES and scheme[0].endswith(":"):
+        raise InputError(f"expected a folder or {scheme[0]}//…, got {reference}; a URL is text, with two slashes")
+    return Bucket(str(reference)) if is_url(reference) else Folder(Path(reference))

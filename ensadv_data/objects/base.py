@@ -1,0 +1,153 @@
+"""What a place for objects can do, and the one on a disk: a folder."""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ensadv_data.errors import OutputError
+from ensadv_data.files import is_leftover, naming_trouble, write_atomic
+
+__all__ = ["Folder", "Objects", "Part"]
+
+Part = bytes | memoryview
+
+
+class Objects(ABC):
+    """What stores are made of. ``str`` of it is the path or the URL, without any secret."""
+
+    name: str  # the last part of the path
+    is_local: bool
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """The bytes of an object.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is none.
+        InputError
+            It cannot be reached, or may not be read.
+        """
+
+    def read_all(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """The bytes of those of the objects that are there."""
+        return dict(filter(None, map(self._read_if_there, keys)))
+
+    def _read_if_there(self, key: str) -> tuple[str, bytes] | None:
+        try:
+            return key, self.read(key)
+        except FileNotFoundError:
+            return None
+
+    @abstractmethod
+    def array(self, key: str) -> npt.NDArray[np.uint8]:
+        """The bytes of an object, memory-mapped where it is a file; raises as :meth:`read`."""
+
+    @abstractmethod
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """Bytes of those of the objects that are there."""
+
+    @abstractmethod
+    def keys(self, prefix: str) -> list[str]:
+        """Keys below a prefix that ends with ``/``, sorted."""
+
+    @abstractmethod
+    def write(self, key: str, *parts: Part) -> None:
+        """Write an object, its parts one after the other.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written; nothing is there then that was not there before.
+        """
+
+    @abstractmethod
+    def delete(self, prefix: str) -> None:
+        """Delete everything below a prefix that ends with ``/``."""
+
+    @abstractmethod
+    def is_free(self) -> bool:
+        """Whether there is nothing but what killed runs left.
+
+        Raises
+        ------
+        OutputError
+            No folder can be here.
+        """
+
+    def has(self, key: str) -> bool:
+        """Whether an object is there."""
+        return key in self.sizes([key])
+
+    def sweep(self) -> None:  # noqa: B027 - only files have leftovers
+        """Delete what killed runs left."""
+
+
+class Folder(Objects):
+    """Files of a folder, which need not exist yet."""
+
+    is_local = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def read(self, key: str) -> bytes:
+        """The bytes of a file."""
+        try:
+            return (self.path / key).read_bytes()
+        except NotADirectoryError as error:
+            raise FileNotFoundError(*error.args) from None
+
+    def array(self, key: str) -> npt.NDArray[np.uint8]:
+        """A file, memory-mapped."""
+        path = self.path / key
+        return np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """Bytes of those files that are there."""
+        found = {}
+        for key in keys:
+            try:
+                found[key] = (self.path / key).stat().st_size
+            except OSError:
+                continue
+        return found
+
+    def keys(self, prefix: str) -> list[str]:
+        """Files below a folder."""
+        try:
+            files = [file for file in (self.path / prefix).rglob("*") if file.is_file() and not is_leftover(file)]
+        except FileNotFoundError:  # somebody deletes it
+            return []
+        return sorted(file.relative_to(self.path).as_posix() for file in files)
+
+    def write(self, key: str, *parts: Part) -> None:
+        """Write a file."""
+        write_atomic(self.path / key, *parts)
+
+    def delete(self, prefix: str) -> None:
+        """Delete a folder."""
+        shutil.rmtree(self.path / prefix, ignore_errors=True)
+
+    def is_free(self) -> bool:
+        """Whether the folder has no file, or does not exist."""
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"expected a folder for the store at {self}, found a file; choose another --out")
+        return not self.path.is_dir() or all(is_leftover(path) for path in self.path.iterdir())
+
+    def sweep(self) -> None:
+        """Delete temporary files."""
+        with naming_trouble(self.path):
+            for left in filter(is_leftover, self.path.rglob("*.partial*")):
+                left.unlink(missing_ok=True)

@@ -1,0 +1,195 @@
+"""Objects of an object store, or behind a web server."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import from_url
+
+from ensadv_data.errors import InputError, OutputError
+from ensadv_data.objects.base import Objects, Part
+
+__all__ = ["AT_ONCE", "SCHEMES", "Bucket"]
+
+SCHEMES = ("s3", "gs", "az", "http", "https")
+T = TypeVar("T")
+
+AT_ONCE = 16  # requests
+_ATTEMPTS = 5  # at a request whose answer was cut short; the client retries errors of the server by itself
+_OPTIONS = {
+    "timeout": timedelta(minutes=10),
+    "connect_timeout": timedelta(seconds=10),
+}  # of a whole request: a chunk has 32 MiB
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "GOOGLE_BASE_URL")
+_RETRY: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
+
+
+class Bucket(Objects):
+    """Objects below a prefix of an object store, or behind a web server.
+
+    Raises
+    ------
+    InputError
+        The URL is not one of those above, or the environment lacks what it needs.
+    """
+
+    is_local = False
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in SCHEMES or not parts.netloc:
+            raise InputError(
+                f"expected a folder, or a URL {', '.join(f'{scheme}://…' for scheme in SCHEMES)}, got {shown(url)}"
+            )
+        if parts.query or parts.fragment or "@" in parts.netloc:
+            raise InputError(
+                f"expected a URL without user, query and fragment, got {shown(url)}; credentials are taken from the "
+                "environment"
+            )
+        self._url, self.name = url.rstrip("/"), Path(parts.path).name or parts.netloc
+        self._is_web = parts.scheme in ("http", "https")
+        options: Any = dict(_OPTIONS)
+        if any(place.startswith("http://") for place in (url, *(os.environ.get(name, "") for name in _ENDPOINTS))):
+            options["allow_http"] = True  # whoever names such an endpoint means it
+        with self._told("open"):
+            self._store = from_url(self._url, client_options=options, retry_config=_RETRY)
+
+    def __str__(self) -> str:
+        return self._url
+
+    def read(self, key: str) -> bytes:
+        """The bytes of an object; asked for again where the answer is cut short."""
+        return bytes(self._again("read", key, lambda: obstore.get(self._store, key).bytes()))
+
+    def read_all(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """The bytes of those objects that are there, some requests at once."""
+        return _at_once(self._read_if_there, keys)
+
+    def array(self, key: str) -> npt.NDArray[np.uint8]:
+        """An object in memory."""
+        answer: Any = self._again("read", key, lambda: obstore.get(self._store, key).bytes())
+        return np.frombuffer(answer, np.uint8)
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """Bytes of those objects that are there, some requests at once."""
+
+        def size(key: str) -> tuple[str, int] | None:
+            try:
+                return key, int(self._again("read", key, lambda: obstore.head(self._store, key))["size"])
+            except FileNotFoundError:
+                return None
+
+        return _at_once(size, keys)
+
+    def keys(self, prefix: str) -> list[str]:
+        """Keys below a prefix; a web server does not tell."""
+        if self._is_web:
+            return []
+        pages = self._again("list", prefix, lambda: list(obstore.list(self._store, prefix)))
+        return sorted(about["path"] for page in pages for about in page)
+
+    def write(self, key: str, *parts: Part) -> None:
+        """Put an object; one that is there already stays if it has these bytes, and is put anew if it has not."""
+        data = b"".join(parts)
+        try:
+            self._again("write", key, lambda: obstore.put(self._store, key, data, mode="create", use_multipart=False))
+        except FileExistsError:
+            if self._again("write", key, lambda: obstore.get(self._store, key).bytes()) != data:
+                self._again("write", key, lambda: obstore.put(self._store, key, data, use_multipart=False))
+        except FileNotFoundError:
+            raise OutputError(f"cannot write {self}/{key}: expected a bucket that exists; make it first") from None
+
+    def delete(self, prefix: str) -> None:
+        """Delete everything below a prefix."""
+        if keys := self.keys(prefix):
+            self._again("delete", prefix, lambda: obstore.delete(self._store, keys))
+
+    def is_free(self) -> bool:
+        """Whether no key begins with the prefix."""
+        if self._is_web:
+            raise OutputError(f"expected a place that can be written, got {self}; a web server is for reading")
+        return not self._again("list", "", lambda: next(iter(obstore.list(self._store, chunk_size=1)), None))
+
+    def _again(self, what: str, key: str, request: Callable[[], T]) -> T:
+        """The answer to a request, which is made again where it was cut short. Ctrl-C does not wait for it."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                with self._told(what, key, is_last=attempt + 1 == _ATTEMPTS):
+                    return request() if threading.current_thread() is not threading.main_thread() else _waited(request)
+            except BaseError:
+                time.sleep(0.05 * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    @contextmanager
+    def _told(self, what: str, key: str = "", *, is_last: bool = True) -> Iterator[None]:
+        """What went wrong, in words that a user can act on."""
+        where = f"{self._url}/{key}".rstrip("/")
+        kind = OutputError if what in ("write", "delete") else InputError
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except AlreadyExistsError as error:
+            raise FileExistsError(key) from error
+        except (PermissionDeniedError, UnauthenticatedError):
+            raise kind(
+                f"cannot {what} {where}: access was denied; are the credentials in the environment those of an account "
+                "that may?"
+            ) from None
+        except BaseError as error:
+            if not is_last:
+                raise
+            if "NoSuchBucket" in str(error):
+                raise OutputError(f"cannot {what} {where}: expected a bucket that exists; make it first") from None
+            cause = str(error).partition("\n")[0]
+            raise kind(f"cannot {what} {where}: {cause}; the same command goes on when it can be reached") from None
+
+
+def _waited(request: Callable[[], T]) -> T:
+    """What a request gives, made in a thread: the client's code does not look at signals, and this thread has to."""
+    answer: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put((request(), None))
+        except Exception as error:
+            answer.put((None, error))
+
+    threading.Thread(target=ask, daemon=True, name="request").start()
+    while True:
+        try:
+            found, error = answer.get(timeout=1)
+        except queue.Empty:
+            continue
+        if error is not None:
+            raise error
+        return cast(T, found)
+
+
+def _at_once(function: Callable[[str], tuple[str, T] | None], keys: Iterable[str]) -> dict[str, T]:
+    """A request for each key, some at once; those that gave something, by key. A failure does not wait for the rest."""
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        return dict(filter(None, pool.map(function, keys)))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def shown(url: str) -> str:
+    """A URL without what may be a secret in it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import queue
 import signal
 import ssl
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -173,12 +171,8 @@ def _security(tls: Tls | None) -> distributed.Security | None:
         ssl.create_default_context(cafile=str(tls.ca)).load_cert_chain(tls.cert, tls.key)
     except (ssl.SSLError, OSError) as error:
         raise InputError(f"expected certificates in PEM at {tls.ca} and {tls.cert}, and the key: {error}") from None
-    roles = {
-        f"tls_{role}_{kind}": str(getattr(tls, kind))
-        for role in ("client", "scheduler", "worker")
-        for kind in ("cert", "key")
-    }
-    return distributed.Security(tls_ca_file=str(tls.ca), require_encryption=True, **roles)
+    files = {f"tls_{role}_{kind}": str(getattr(tls, kind)) for role in _ROLES for kind in ("cert", "key")}
+    return distributed.Security(tls_ca_file=str(tls.ca), require_encryption=True, **files)
 
 
 def _tell(client: distributed.Client, say: Callable[[str], object]) -> None:
@@ -218,7 +212,6 @@ def streamed(
         Nobody was there to compute for ``patience`` seconds, or the scheduler went away.
     """
     waiting = deque((task, 1) for task in todo)
-    name, numbers = f"block-{uuid.uuid4().hex}", itertools.count()
     flying: dict[Any, tuple[distributed.Future[R], T, int]] = {}
     arrived: queue.SimpleQueue[distributed.Future[R]] = queue.SimpleQueue()
     watch = _Watch(client, patience, resources or {})
@@ -226,8 +219,7 @@ def streamed(
         threads = watch.threads()
         while waiting and len(flying) < 2 * max(threads, 1):
             task, attempt = waiting.popleft()
-            key = (name, next(numbers))  # of one group: the scheduler remembers every group, and would each task's
-            future = client.submit(work, task, key=key, retries=0, resources=dict(resources or {}))
+            future = client.submit(work, task, pure=False, retries=0, resources=dict(resources or {}))
             flying[future.key] = (future, task, attempt)
             future.add_done_callback(arrived.put)
         try:
@@ -237,10 +229,6 @@ def streamed(
         _, task, attempt = flying.pop(future.key)
         try:
             yield future.result()
-        except (InputError, EnsadvError) as error:
-            if not isinstance(error, OutputError) or attempt == _ATTEMPTS:
-                raise
-            waiting.append((task, attempt + 1))  # a disk or a network may be back in a moment
         except distributed.scheduler.KilledWorker as error:
             raise EnsadvError(
                 f"workers died while computing {task} (out of memory?): {error}; run it again to resume"
@@ -248,12 +236,18 @@ def streamed(
         except (CancelledError, distributed.client.FutureCancelledError):
             raise Interrupted(_GONE) from None
         except Exception as error:
-            if attempt == _ATTEMPTS:
+            meant = isinstance(error, EnsadvError)
+            if meant and not isinstance(error, OutputError):  # a disk or a network may be back in a moment
+                raise
+            if attempt < _ATTEMPTS:
+                waiting.append((task, attempt + 1))
+            elif meant:
+                raise
+            else:
                 raise EnsadvError(
                     f"{task} failed {attempt} times, at last with {type(error).__name__}: {error}; what is done is "
                     "kept, and the same command resumes"
                 ) from error
-            waiting.append((task, attempt + 1))
 
 
 _GONE = "the dask scheduler went away; what is done is kept, and the same command resumes when there is one"

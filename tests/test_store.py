@@ -512,7 +512,9 @@ def test_a_description_notices_a_missing_chunk(made):
         describe_store(made)
 
 
-@pytest.mark.parametrize("name", ["m/fgsm/direction", "m/pgd/delta", "m/pgd/label", "example_digest", "m/fgsm"])
+@pytest.mark.parametrize(
+    "name", ["m/fgsm/direction", "m/fgsm/nonzero", "m/pgd/delta", "m/pgd/label", "example_digest", "m/fgsm"]
+)
 def test_missing_metadata_is_an_error_that_names_it(made, name):
     (made / name / "zarr.json").unlink()
     with pytest.raises(ChunkError, match=f"{name} is missing"):

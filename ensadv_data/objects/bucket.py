@@ -30,10 +30,8 @@ T = TypeVar("T")
 
 AT_ONCE = 16  # requests
 _ATTEMPTS = 5  # at a request whose answer was cut short; the client retries errors of the server by itself
-_OPTIONS = {
-    "timeout": timedelta(minutes=10),
-    "connect_timeout": timedelta(seconds=10),
-}  # of a whole request: a chunk has 32 MiB
+# The first is of a whole request: a chunk has 32 MiB.
+_OPTIONS = {"timeout": timedelta(minutes=10), "connect_timeout": timedelta(seconds=10)}
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "GOOGLE_BASE_URL")
 _RETRY: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
 
@@ -73,7 +71,7 @@ class Bucket(Objects):
 
     def read(self, key: str) -> bytes:
         """The bytes of an object; asked for again where the answer is cut short."""
-        return bytes(self._again("read", key, lambda: obstore.get(self._store, key).bytes()))
+        return bytes(self._got(key))
 
     def read_all(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The bytes of those objects that are there, some requests at once."""
@@ -81,8 +79,7 @@ class Bucket(Objects):
 
     def array(self, key: str) -> npt.NDArray[np.uint8]:
         """An object in memory."""
-        answer: Any = self._again("read", key, lambda: obstore.get(self._store, key).bytes())
-        return np.frombuffer(answer, np.uint8)
+        return np.frombuffer(self._got(key), np.uint8)
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Bytes of those objects that are there, some requests at once."""
@@ -108,10 +105,8 @@ class Bucket(Objects):
         try:
             self._again("write", key, lambda: obstore.put(self._store, key, data, mode="create", use_multipart=False))
         except FileExistsError:
-            if self._again("write", key, lambda: obstore.get(self._store, key).bytes()) != data:
+            if self._got(key, what="write") != data:
                 self._again("write", key, lambda: obstore.put(self._store, key, data, use_multipart=False))
-        except FileNotFoundError:
-            raise OutputError(f"cannot write {self}/{key}: expected a bucket that exists; make it first") from None
 
     def delete(self, prefix: str) -> None:
         """Delete everything below a prefix."""
@@ -123,6 +118,9 @@ class Bucket(Objects):
         if self._is_web:
             raise OutputError(f"expected a place that can be written, got {self}; a web server is for reading")
         return not self._again("list", "", lambda: next(iter(obstore.list(self._store, chunk_size=1)), None))
+
+    def _got(self, key: str, *, what: str = "read") -> Any:
+        return self._again(what, key, lambda: obstore.get(self._store, key).bytes())
 
     def _again(self, what: str, key: str, request: Callable[[], T]) -> T:
         """The answer to a request, which is made again where it was cut short. Ctrl-C does not wait for it."""
@@ -142,7 +140,9 @@ class Bucket(Objects):
         try:
             yield
         except FileNotFoundError:
-            raise
+            if what != "write":
+                raise
+            raise self._lacking(what) from None
         except AlreadyExistsError as error:
             raise FileExistsError(key) from error
         except (PermissionDeniedError, UnauthenticatedError):
@@ -154,9 +154,12 @@ class Bucket(Objects):
             if not is_last:
                 raise
             if "NoSuchBucket" in str(error):
-                raise OutputError(f"cannot {what} {where}: expected a bucket that exists; make it first") from None
+                raise self._lacking(what) from None
             cause = str(error).partition("\n")[0]
             raise kind(f"cannot {what} {where}: {cause}; the same command goes on when it can be reached") from None
+
+    def _lacking(self, what: str) -> OutputError:
+        return OutputError(f"cannot {what} {self}: expected a bucket that exists; make it first")
 
 
 def _waited(request: Callable[[], T]) -> T:

@@ -39,6 +39,7 @@ __all__ = [
     "block_size",
     "layout",
     "root_attributes",
+    "row_arrays",
     "shortened",
     "zstd_level",
 ]
@@ -152,6 +153,13 @@ def layout(name: str, header: Header) -> tuple[tuple[int, ...], str]:
         "example_digest": ((n,), "uint64"),
     }
     return layouts[name]
+
+
+def row_arrays(kind: str, *, masked: bool) -> tuple[str, ...]:
+    """The arrays of an entry's rows: deltas, or directions with a mask where any value is zero."""
+    if kind == "delta":
+        return ("delta",)
+    return ("direction", "nonzero") if masked else ("direction",)
 
 
 def zstd_level(name: str, kind: str, header: Header) -> int | None:

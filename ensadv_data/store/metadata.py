@@ -7,7 +7,7 @@ failed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
@@ -15,7 +15,7 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from ensadv_data.objects import Objects
-from ensadv_data.store.layout import Entry, Header, layout, zstd_level
+from ensadv_data.store.layout import Entry, Header, layout, row_arrays, zstd_level
 
 __all__ = ["fetched_group", "made_documents"]
 
@@ -54,10 +54,10 @@ def made_documents(header: Header, entries: Iterable[Entry], masked: Iterable[st
     return {key: made[key].to_bytes() for key in sorted(made, key=lambda key: (key.count("/"), key))}
 
 
-def fetched_group(place: Objects, keys: Iterable[str]) -> zarr.Group:
+def fetched_group(place: Objects, keys: Iterable[str], masked: Container[str]) -> zarr.Group:
     """The root group of a store with the metadata of its entries of these keys; what is missing is not in it.
 
-    Only what should be there is asked for, since some servers answer that one may not read what does not exist.
+    Nothing is asked for but what should be there, since some servers deny what does not exist.
 
     Raises
     ------
@@ -65,18 +65,19 @@ def fetched_group(place: Objects, keys: Iterable[str]) -> zarr.Group:
         A document is not one of Zarr's.
     """
     keys = tuple(keys)
-    groups = {"", "example_digest", *keys, *(key.partition("/")[0] for key in keys)}
-    found = place.read_all(_document(path) for path in sorted(groups))
-    zeros = json.loads(place.read("manifest.json")).get("zeros", {})
+    found = _read(place, {"", "example_digest", *keys, *(key.partition("/")[0] for key in keys)})
     arrays = set()
     for key in (key for key in keys if _document(key) in found):
         kind = json.loads(found[_document(key)])["attributes"]["kind"]
-        names = ["delta"] if kind == "delta" else ["direction", "nonzero"] if zeros.get(key) else ["direction"]
+        names = row_arrays(kind, masked=key in masked)
         arrays |= {f"{key}/{name}" for name in (*names, "label")}
-    found |= place.read_all(_document(path) for path in sorted(arrays))
     buffer = default_buffer_prototype().buffer
-    documents = {key: buffer.from_bytes(data) for key, data in found.items()}
+    documents = {key: buffer.from_bytes(data) for key, data in (found | _read(place, arrays)).items()}
     return zarr.open_group(store=MemoryStore(documents, read_only=True), mode="r", zarr_format=3)
+
+
+def _read(place: Objects, paths: Iterable[str]) -> dict[str, bytes]:
+    return place.read_all(_document(path) for path in sorted(paths))
 
 
 def _document(path: str) -> str:

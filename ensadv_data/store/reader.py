@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -25,6 +25,7 @@ from ensadv_data.store.layout import (
     Planes,
     layout,
     root_attributes,
+    row_arrays,
     zstd_level,
 )
 from ensadv_data.store.metadata import fetched_group
@@ -47,7 +48,7 @@ class Store:
         self._cache = cache
         self._chunks: dict[str, dict[str, Chunks]] = {}  # by entry's key, then by array
         self._digests = Chunks(
-            1, header.n, header.block, width=8, load=lambda draw, block: self._mapped(f"example_digest/c/{block}", 8)
+            1, header.n, header.block, width=8, load=lambda draw, block: self._chunk(f"example_digest/c/{block}", 8)
         )
 
     def entry(self, key: str) -> Entry:
@@ -136,12 +137,12 @@ class Store:
 
     def example_digests(self) -> U64:
         """uint64 digests of all examples, shape (N,)."""
-        parts = [self._mapped(f"example_digest/c/{block}", 8).view("<u8") for block in range(self.header.blocks)]
+        parts = [self._chunk(f"example_digest/c/{block}", 8).view("<u8") for block in range(self.header.blocks)]
         return np.concatenate(parts).ravel()[: self.header.n].astype(np.uint64, copy=False)
 
     def labels(self, entry: Entry) -> npt.NDArray[np.int32]:
         """int32 labels that the attack used, shape (N,)."""
-        parts = [self._mapped(f"{entry.key}/label/c/{block}", 4).view("<i4") for block in range(self.header.blocks)]
+        parts = [self._chunk(f"{entry.key}/label/c/{block}", 4).view("<i4") for block in range(self.header.blocks)]
         return np.concatenate(parts).ravel()[: self.header.n].astype(np.int32, copy=False)
 
     def held_bytes(self, entry: Entry, blocks: int, draws: int) -> int:
@@ -165,9 +166,7 @@ class Store:
         return {name: sum(sizes[key] for key in chunks) for name, chunks in keys.items()}
 
     def _row_arrays(self, entry: Entry) -> tuple[str, ...]:
-        if entry.kind == "delta":
-            return ("delta",)
-        return ("direction", "nonzero") if self.has_mask(entry) else ("direction",)
+        return row_arrays(entry.kind, masked=self.has_mask(entry))
 
     def _chunk_keys(self, entry: Entry, name: str) -> Iterator[str]:
         for block in range(self.header.blocks):
@@ -183,16 +182,9 @@ class Store:
         for name in self._row_arrays(entry):
             raw = zstd_level(name, entry.kind, header) is None
             width = header.d if name == "delta" else row_bytes(header.d)
-            read = self._mapped if raw else self._decompressed
 
-            def load(draw: int, block: int, *, name: str = name, width: int = width, read: Any = read) -> U8:
-                key = f"{entry.key}/{name}/c/{draw}/{block}/0"
-                try:
-                    return read(key, width)  # type: ignore[no-any-return]
-                except ChunkError:
-                    if self.place.is_local:
-                        raise
-                    return read(key, width)  # type: ignore[no-any-return]  # it may have been damaged on its way
+            def load(draw: int, block: int, *, name: str = name, width: int = width, raw: bool = raw) -> U8:
+                return self._chunk(f"{entry.key}/{name}/c/{draw}/{block}/0", width, raw=raw)
 
             opened[name] = Chunks(
                 header.draws,
@@ -205,6 +197,16 @@ class Store:
             )
         self._chunks[entry.key] = opened
         return opened
+
+    def _chunk(self, key: str, width: int, *, raw: bool = True) -> U8:
+        """One chunk as uint8 (S, width), checked; fetched again where it may have been damaged on its way."""
+        read = self._mapped if raw else self._decompressed
+        try:
+            return read(key, width)
+        except ChunkError:
+            if self.place.is_local:
+                raise
+            return read(key, width)
 
     def _mapped(self, key: str, width: int) -> U8:
         """One chunk as uint8 (S, width), memory-mapped where it is a file; its size and checksum are checked."""
@@ -261,10 +263,16 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
         raise InputError(f"expected a store at {path}, found none; make one with: ensadv-data precompute --out {path}")
     if attributes.get("version") != FORMAT_VERSION:
         raise InputError(f"{path}: expected format version {FORMAT_VERSION}, found {attributes.get('version')}")
-    if not path.has("manifest.json"):
-        done = len(path.keys("progress/"))
-        raise InputError(f"{path}: the store is unfinished ({done} blocks done); run the same precompute command again")
     try:
+        manifest = path.read("manifest.json")
+    except FileNotFoundError:
+        done = len(path.keys("progress/"))
+        raise InputError(
+            f"{path}: the store is unfinished ({done} blocks done); run the same precompute command again"
+        ) from None
+    try:
+        zeros = json.loads(manifest).get("zeros", {})
+        masked = frozenset(key for key in attributes["groups"] if zeros.get(key))
         header = Header(
             data=attributes["data"],
             split=attributes["split"],
@@ -278,8 +286,8 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
         )
         if attributes["block"] != header.block:
             raise InputError(f"{path}: expected blocks of {header.block} examples, found {attributes['block']}")
-        root = fetched_group(path, header.groups)
-        entries, masked = [], set()
+        root = fetched_group(path, header.groups, masked)
+        entries = []
         for key in header.groups:
             source, _, attack = key.partition("/")
             if key not in root:
@@ -293,15 +301,12 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
                     f"{path}: expected {attack} in the group {key}, found {entry.attack}; copy the store again"
                 )
             entries.append(entry)
-            for name in ("delta" if entry.kind == "delta" else "direction", "label"):
+            for name in (*row_arrays(entry.kind, masked=key in masked), "label"):
                 _check_array(leaf, name, entry.kind, header, path)
-            if "nonzero" in leaf:
-                _check_array(leaf, "nonzero", entry.kind, header, path)
-                masked.add(entry.key)
         _check_array(root, "example_digest", "", header, path)
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{path}: the store's metadata is damaged: {error}; copy the store again") from None
-    return Store(path, header, tuple(entries), frozenset(masked), cache or Cache(HELD_BYTES))
+    return Store(path, header, tuple(entries), masked, cache or Cache(HELD_BYTES))
 
 
 def _check_array(group: zarr.Group, name: str, kind: str, header: Header, path: Objects) -> None:

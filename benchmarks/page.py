@@ -259,6 +259,18 @@ def precomputed(found: Found) -> str:
     )
 
 
+def compiled(found: Found) -> str:
+    """Compiled models."""
+    rows = [
+        [name, spread(row["plain_over_compiled"]), f"{row['seconds_to_compile']:.0f}"]
+        for name, row in found["architectures"].items()
+    ]
+    return (
+        "`precompute --compile`: a block with models as they are ÷ the same with compiled ones, and what compiling "
+        "took, once a worker.\n\n" + table(["", "as they are ÷ compiled", "seconds to compile"], rows)
+    )
+
+
 def sized(found: Found) -> str:
     """Bits a value."""
     attacks = list(next(iter(found["architectures"].values()))["bits_a_value"])
@@ -365,6 +377,68 @@ def gpu(found: Found) -> str:
     return f"On {found['device']}.\n\n" + table(columns, rows)
 
 
+def paper(found: Found) -> str:
+    """Precompute on clusters that nobody had."""
+    assumed, cells = found["assumed"], {}
+    for run in found["runs"]:
+        cells.setdefault((run["examples"], run["images_a_second"], run["workers"]), {})[run["failures"]] = run
+    rates = sorted({run["failures"] for run in found["runs"]})
+    rows = []
+    for (examples, pace, workers), by in cells.items():
+        calm = by[rates[0]]
+        rows.append(
+            [
+                f"{examples:,} at {pace:,.0f}/s",
+                f"{workers:,}",
+                f"{calm['hours']:,.2f}",
+                *(f"{100 * by[rate]['efficiency']:.0f}%" for rate in rates),
+                f"{100 * calm['client_busy']:.0f}%",
+                f"{calm['gigabytes_a_second']:,.2f}",
+                f"{calm['puts_a_second']:,}",
+            ]
+        )
+    columns = ["images", "workers", "hours", *(f"efficiency at {rate:g}" for rate in rates), "client", "GB/s", "puts/s"]
+    ends = [
+        [
+            f"{int(examples):,}",
+            f"{about['blocks']:,}",
+            f"{about['objects']:,}",
+            f"{about['digest_hours']:,.2f}",
+            f"{about['end_seconds']:,}",
+            f"{about['end_requests']:,}",
+            f"{about['end_hours_of_a_bucket']:,.2f}",
+            f"{about['manifest_bytes'] / 1e6:,.1f}",
+            f"{about['gib']['end']:.2f}",
+            f"{about['gib']['open_store']:.2f}",
+        ]
+        for examples, about in found["ends"].items()
+    ]
+    labels = ["images", "blocks", "objects", "hours of the digest", "seconds of the end", "its requests"]
+    labels += ["hours of them", "MB of manifest", "GiB of the client", "GiB of a reader"]
+    task = {
+        who: max(about["task"][who] for about in found["processor_milliseconds"].values() if "task" in about)
+        for who in ("client", "scheduler")
+    }
+    biggest = max(found["records"].values(), key=lambda about: about["blocks"])["blocks"]
+    return (
+        f"A simulation (benchmarks/simulation.py) of precompute on 3×224×224 images under {assumed['sources']} models, "
+        "one attack, one draw. Measured: processor time of the client, "
+        f"{task['client']:.1f} ms a task, and of the scheduler, {task['scheduler']:.1f} ms, with heartbeats and looks; "
+        f"what the end takes for up to {biggest:,} blocks, and by a line from there; digests, "
+        f"{found['digest_bytes_a_second'] / 1e9:.2f} GB/s. Assumed: that many images a second, worker and model; "
+        f"{assumed['bandwidth'] / 1e6:g} MB/s written by a worker; {1000 * assumed['latency']:g} ms until a bucket "
+        f"answers, {assumed['requests_at_once']} requests at once; {assumed['start']:g} s until a worker has loaded "
+        f"what it needs; {assumed['back']:g} s until a dead one is back; blocks that differ by "
+        f"{100 * assumed['spread']:g}% in their time. *Efficiency*: time of the gradients alone on all workers, over "
+        "that of the schedule, at so many deaths an hour and worker. *Client*: the share of the time in which client "
+        "or scheduler is busy.\n\n"
+        + table(columns, rows)
+        + "Before the first block the client makes the digest of all "
+        "images; after the last one it collects the records, in a bucket by a request for each record and each "
+        "object, and writes the manifest, which every reader parses when it opens the store.\n\n" + table(labels, ends)
+    )
+
+
 SECTIONS: list[tuple[str, list[str], Callable[[Found], str]]] = [
     ("A training step", ["step"], step),
     ("The online batch", ["online"], online),
@@ -373,10 +447,12 @@ SECTIONS: list[tuple[str, list[str], Callable[[Found], str]]] = [
     ("Rows from the disk", ["rows-98", "rows-33500"], rows_of),
     ("Rows from a cold disk", ["cold"], cold),
     ("Precompute", ["precompute"], precomputed),
+    ("Compiled models", ["compiled"], compiled),
     ("Size", ["size"], sized),
     ("Precision", ["signs"], signed),
     ("Growth", ["growth", "growth-10M"], grown),
     ("Many blocks", ["tasks"], tasks),
+    ("Scale on paper", ["schedule"], paper),
     ("Freed memory", ["memory"], kept),
     ("On a GPU", ["gpu"], gpu),
 ]

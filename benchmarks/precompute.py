@@ -18,7 +18,7 @@ import numpy as np
 from figures import arguments_of, report, rounded
 
 from ensadv_data.bench import gradient_alternatives, save_untrained
-from ensadv_data.blocks import Block, Job, compute_block
+from ensadv_data.blocks import Block, Job, make_block
 from ensadv_data.data import open_dataset
 from ensadv_data.dist import intra_op_threads
 from ensadv_data.memory import keep_freed_memory
@@ -31,9 +31,11 @@ from ensadv_data.timing import measure, ratio
 SIZES = {"A": 10_000, "D": 60_000}  # images of the store
 
 
-def first_block(models: dict[str, str], attacks: tuple[str, ...], n: int, path: Path) -> Callable[[], object]:
+def first_block(
+    models: dict[str, str], attacks: tuple[str, ...], n: int, path: Path, **options: bool
+) -> Callable[[], object]:
     """What a worker does with the first block of a store for n images."""
-    spec = PrecomputeSpec(models=models, attacks=attacks)
+    spec = PrecomputeSpec(models=models, attacks=attacks, **options)
     loaded = [load_model(reference, name=name) for name, reference in models.items()]
     entries = tuple(entry for model in loaded for entry in entries_of(spec, model).values())
     dataset = open_dataset("mnist-mini", "train")
@@ -42,7 +44,7 @@ def first_block(models: dict[str, str], attacks: tuple[str, ...], n: int, path: 
     header = Header(**about, shape=dataset.shape, classes=dataset.classes, n=n, groups=groups)
     StoreWriter(path, header, entries).create()
     job = Job(path, DataSpec(data="mnist-mini"), header, entries, spec)
-    return lambda: compute_block(job, Block(0, 0, header.block - 1))
+    return lambda: make_block(job, Block(0, 0, header.block - 1))
 
 
 def main() -> None:

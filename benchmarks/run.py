@@ -35,8 +35,10 @@ COMMANDS = {
 }
 LONGER = {  # by hand
     "cold": "cold.py",
+    "compiled": "compiled.py --rounds 7",
     "growth-10M": "growth.py --examples 1000000,10000000",
     "tasks": "tasks.py",
+    "schedule": "schedule.py",
     "gpu": "gpu.py",
 }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import logging
 import multiprocessing
 import tempfile
 import time
@@ -152,6 +153,7 @@ def mosaic_rows(rows: np.ndarray, folder: Path) -> Any:
         library.define(schema)
     from streaming import MDSWriter, StreamingDataset
 
+    logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)  # its threads complain when the files go
     if not any(folder.iterdir()):
         with MDSWriter(out=str(folder), columns={"row": "bytes"}, size_limit="32mb") as writer:
             for row in rows:

@@ -7,7 +7,8 @@ named by (seed, source, draw, first example of the batch), and it may run twice 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,9 +26,9 @@ from ensadv_data.perturbation import BlockRows
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import Entry, Header, Planes, StoreWriter
 
-__all__ = ["Block", "Job", "compute_block", "dataset_of", "model_of", "plan_blocks"]
+__all__ = ["PART", "Block", "Job", "compute_block", "dataset_of", "make_block", "model_of", "plan_blocks"]
 
-_PART = 4096  # images of a block that are in memory at once, about
+PART = 4096  # images of a block that are in memory at once, about
 _COMPUTING = threading.Lock()  # a worker with several threads still computes one block at a time
 
 
@@ -52,6 +53,7 @@ class Job:
     header: Header
     entries: tuple[Entry, ...]
     spec: PrecomputeSpec
+    expected: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # of a finished store that is repaired
 
 
 def plan_blocks(header: Header, done: set[int] | frozenset[int] = frozenset()) -> list[Block]:
@@ -65,6 +67,16 @@ def plan_blocks(header: Header, done: set[int] | frozenset[int] = frozenset()) -
 
 
 def compute_block(job: Job, block: Block) -> dict[str, Any]:
+    """Make one block, unless it is done: its worker may have died before it told, or another client was faster.
+
+    Raises as :func:`make_block` does.
+    """
+    writer = StoreWriter(job.place, job.header, job.entries)
+    done = None if job.expected else writer.record(block.index)
+    return make_block(job, block) if done is None else done
+
+
+def make_block(job: Job, block: Block) -> dict[str, Any]:
     """Compute one block of everything and write it; nothing is written if any of it fails.
 
     Where the device's memory does not hold a batch, the block is computed in smaller ones, which its record tells.
@@ -75,6 +87,8 @@ def compute_block(job: Job, block: Block) -> dict[str, Any]:
         A model's output is wrong; the message names source, block and example.
     OutputError
         The store cannot be written.
+    IntegrityError
+        The store is finished, and a chunk comes out otherwise than its manifest has it.
     """
     size = int(job.spec.batch_size)
     while True:
@@ -93,7 +107,7 @@ def compute_block(job: Job, block: Block) -> dict[str, Any]:
     fewer = {} if size == job.spec.batch_size else {"batch_size": size}
     writer = StoreWriter(job.place, job.header, job.entries)
     try:
-        return writer.write_block(block.index, planes, digests_N, about=fewer)
+        return writer.write_block(block.index, planes, digests_N, about=fewer, expected=job.expected)
     except FileNotFoundError:
         if not writer.is_complete():
             raise
@@ -103,7 +117,7 @@ def compute_block(job: Job, block: Block) -> dict[str, Any]:
 def _perturbed(job: Job, block: Block) -> tuple[dict[str, Planes], npt.NDArray[np.uint64]]:
     """The planes of a block by entry's key, and the digests of its images."""
     data, spec, rows = dataset_of(job.data, job.spec.split), job.spec, dict[str, BlockRows]()
-    n, part = block.last + 1 - block.first, max(1, _PART // int(spec.batch_size)) * int(spec.batch_size)
+    n, part = block.last + 1 - block.first, max(1, PART // int(spec.batch_size)) * int(spec.batch_size)
     digests = []
     bfloat16 = torch.autocast(torch.device(spec.device).type, torch.bfloat16, spec.precision == "bfloat16")
     with _COMPUTING, intra_op_threads(1 if spec.device == "cpu" else None), bfloat16:

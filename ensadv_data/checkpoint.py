@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,19 @@ def read_checkpoint(path: Path, *, record: Mapping[str, Any]) -> tuple[int, dict
     return int(about["number"]), tensors
 
 
-def record_of(spec: TrainSpec, dataset: Dataset, static: Sequence[Model]) -> dict[str, Any]:
+def record_of(
+    spec: TrainSpec,
+    dataset: Dataset,
+    static: Sequence[Model],
+    *,
+    stores: Sequence[tuple[str, Iterable[str]]] | None = None,
+) -> dict[str, Any]:
     """How the model comes to be: no paths, no times, so that equal runs give equal files.
+
+    Parameters
+    ----------
+    stores
+        Digest of each store of the spec, and its sources; None: as their manifests tell.
 
     Raises
     ------
@@ -93,8 +104,10 @@ def record_of(spec: TrainSpec, dataset: Dataset, static: Sequence[Model]) -> dic
     how = json.loads(spec.model_dump_json(exclude={"shards", "device"}))
     if static:
         how["static"] = {model.name: model.digest for model in static}
-    stores = [read_manifest(path) for path in spec.shards]
-    how["shards"] = [{"digest": store.digest, "sources": sorted(s.name for s in store.sources)} for store in stores]
+    if stores is None:
+        manifests = [read_manifest(path) for path in spec.shards]
+        stores = [(manifest.digest, [source.name for source in manifest.sources]) for manifest in manifests]
+    how["shards"] = [{"digest": digest, "sources": sorted(sources)} for digest, sources in stores]
     data = {"name": dataset.name, "split": dataset.split, "n": len(dataset), "digest": dataset.digest}
     software = {name: version(name) for name in ("ensadv-data", "torch")}
     return {"training": how, "data": data, "device": torch.device(spec.device).type, "software": software}

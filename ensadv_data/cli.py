@@ -23,6 +23,7 @@ def cli() -> None:
 for command in (
     chains.demo,
     chains.run,
+    chains.plan,
     making.fetch,
     making.train,
     making.precompute,

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import dask
 import distributed
+from dask.utils import key_split
 
 from ensadv_data.errors import EnsadvError, InputError, Interrupted, OutputError
 from ensadv_data.memory import keep_freed_memory
@@ -31,6 +32,7 @@ HERE = "127.0.0.1"
 _ROLES = ("client", "scheduler", "worker")
 _GPU = "GPU"  # the resource of a worker that has one
 _LOOK = 2.0  # seconds between two looks at who is there
+_NAMES = 1000  # of tasks that are remembered
 _ATTEMPTS = 3  # at a task that failed for a reason that may pass
 
 
@@ -112,7 +114,12 @@ def connected(crew: Crew, *, say: Callable[[str], object] = lambda line: None) -
             _tell(client, say)
             yield client
         return
-    quiet = {"distributed.worker.daemon": True, "distributed.admin.log-format": "%(message)s"}
+    quiet = {
+        "distributed.worker.daemon": True,
+        "distributed.admin.log-format": "%(message)s",
+        "distributed.admin.low-level-log-length": 100,  # nobody reads them, and 1,000 messages are some MiB
+        "distributed.admin.system-monitor.log-length": 60,
+    }
     with (
         dask.config.set(quiet),
         _started(crew, security) as cluster,
@@ -139,6 +146,7 @@ def _started(crew: Crew, security: distributed.Security | None) -> Iterator[dist
         "security": security,
         "dashboard": find_spec("bokeh") is not None,
         "dashboard_address": f"{HERE}:0",
+        "extensions": {**distributed.scheduler.DEFAULT_EXTENSIONS, "spans": _ShortSpans},
     }
     workers = {k: {"cls": distributed.Nanny, "options": options | rest} for k, rest in enumerate(own)}
     try:
@@ -180,6 +188,18 @@ def _tell(client: distributed.Client, say: Callable[[str], object]) -> None:
         say(f"dashboard: {link}")
 
 
+class _ShortSpans(distributed.spans.SpansSchedulerExtension):
+    """Spans that do not remember what was submitted: else each task leaves half a kilobyte for ever.
+
+    They also see to it that the names of tasks are forgotten, of which dask keeps 100,000.
+    """
+
+    def observe_tasks(self, tss: Any, code: Any, span_metadata: Any) -> Any:
+        if key_split.cache_info().currsize > _NAMES:
+            key_split.cache_clear()
+        return super().observe_tasks(tss, code, {})  # type: ignore[typeddict-item]
+
+
 class _OurWorker(distributed.WorkerPlugin):
     """For workers that were started here.
 
@@ -206,7 +226,7 @@ def streamed(
     Raises
     ------
     EnsadvError
-        A task failed each time, or workers died again and again while they did it. What the work raises on purpose
+        A task failed each time, or twelve workers died while they did it. What the work raises on purpose
         arrives as it is.
     Interrupted
         Nobody was there to compute for ``patience`` seconds, or the scheduler went away.
@@ -230,9 +250,11 @@ def streamed(
         try:
             yield future.result()
         except distributed.scheduler.KilledWorker as error:
-            raise EnsadvError(
-                f"workers died while computing {task} (out of memory?): {error}; run it again to resume"
-            ) from None
+            if attempt == _ATTEMPTS:  # each time on four workers: of lent ones, so many may be taken away by chance
+                raise EnsadvError(
+                    f"workers died while computing {task} (out of memory?): {error}; run it again to resume"
+                ) from None
+            waiting.append((task, attempt + 1))
         except (CancelledError, distributed.client.FutureCancelledError):
             raise Interrupted(_GONE) from None
         except Exception as error:

@@ -260,7 +260,7 @@ def check_epsilon(sources: Sequence[Source], law: EpsilonSpec) -> None:
             )
 
 
-def check_room(sources: Sequence[Source], *, window: int, draws: int | None, cache_bytes: int) -> None:
+def check_room(sources: Sequence[Source], *, window: int, draws: int | None, room: int) -> None:
     """Refuse a training that would fetch the same chunks from another machine again and again.
 
     Raises
@@ -268,16 +268,16 @@ def check_room(sources: Sequence[Source], *, window: int, draws: int | None, cac
     InputError
         What it reads at a time does not fit in the cache; the message says how much it is.
     """
-    far = [(store, entry) for source in sources for store, entry in source.entries if not store.place.is_local]
+    far = [(store, entry) for source in sources for store, entry in source.entries if not store.place.is_mapped]
     needed = sum(
         store.held_bytes(entry, window or store.header.blocks, draws or store.header.draws) for store, entry in far
     )
-    if needed > cache_bytes:
+    if needed > room:
         what = f"windows of {window} blocks" if window else "a global shuffle"
         raise InputError(
-            f"window: expected {what} of {far[0][0].place} to fit in --cache-bytes, {cache_bytes:,} bytes, found "
-            f"{needed:,}; use a smaller --window (blocks are read once and whole then), more --cache-bytes, or a copy "
-            "of the store on a disk"
+            f"window: expected {what} of {far[0][0].place} to fit in --cache-bytes, {room:,} bytes, found {needed:,}; "
+            "use a smaller --window (blocks are read once and whole then), more --cache-bytes, or a disk that holds "
+            "the store: --cache DIR, with a --cache-limit that it fits in"
         )
 
 

@@ -5,7 +5,6 @@ Stages run in processes of their own, as many at once as there are cores, each c
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -18,16 +17,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ensadv_data.data import open_data
 from ensadv_data.dist import available_cores, check_device
-from ensadv_data.errors import EnsadvError, Interrupted, OutputError
+from ensadv_data.errors import EnsadvError, Interrupted
 from ensadv_data.evaluation.diagnosis import diagnose
 from ensadv_data.evaluation.run import evaluate
-from ensadv_data.files import sha256_of_file, write_atomic, write_json
+from ensadv_data.files import write_atomic, write_json
 from ensadv_data.memory import keep_freed_memory
-from ensadv_data.models import leaves, with_leaves
+from ensadv_data.outputs import Outputs
 from ensadv_data.precompute import precompute_store
 from ensadv_data.progress import progress_bar, silence_bars
 from ensadv_data.recipe import KINDS, Kind, Recipe, Stage, selected
@@ -79,8 +77,8 @@ def run_recipe(
     for device in {getattr(stage.spec, "device", "cpu") for stage in stages}:
         check_device(device)
     jobs = jobs or available_cores()
-    _claim(out, recipe)
     plan = _Plan(recipe, out, jobs)
+    plan.claim()
     done: list[StageRun] = []
 
     def finished(run: StageRun) -> None:
@@ -127,46 +125,10 @@ def run_recipe(
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Plan(Outputs):
     """What a stage's process needs to know of the run."""
 
-    recipe: Recipe
-    out: Path
     jobs: int
-
-    def path(self, stage: Stage) -> Path:
-        return self.out / stage.output
-
-    def state_path(self, stage: Stage) -> Path:
-        return self.out / "state" / f"{stage.name}.json"
-
-    def state(self, stage: Stage) -> dict[str, Any]:
-        try:
-            state = json.loads(self.state_path(stage).read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return state if isinstance(state, dict) else {}
-
-    def digest(self, stage: Stage) -> str:
-        """Of everything that the stage's output depends on."""
-        data = open_data(self.recipe.data, "train")
-        about = {
-            "kind": stage.kind,
-            "spec": stage.spec and json.loads(stage.spec.model_dump_json()),
-            "options": dict(stage.options),
-            "data": [data.name, data.digest, len(data)],
-            "inputs": {name: self.fingerprint(self.recipe.stage(name)) for name in stage.inputs},
-        }
-        files = {path: sha256_of_file(Path(path)) for path in _outside_files(stage) if Path(path).is_file()}
-        if files:
-            about["files"] = files
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-    def fingerprint(self, stage: Stage) -> str | None:
-        """SHA-256 of the stage's output; of its manifest where it is a store."""
-        path = self.path(stage)
-        path = path / "manifest.json" if stage.kind == "precompute" else path
-        return sha256_of_file(path) if path.is_file() else None
 
 
 def _most_awaited_first(stages: Sequence[Stage]) -> list[Stage]:
@@ -181,7 +143,7 @@ def _run_stage(plan: _Plan, stage: Stage) -> StageRun:
     """Run a stage, or skip it when its digest and its output are the ones of its last run."""
     began = time.perf_counter()
     digest, state, output = plan.digest(stage), plan.state(stage), plan.fingerprint(stage)
-    if output is not None and state.get("digest") == digest and state.get("output") == output:
+    if plan.is_unchanged(stage, digest):
         return StageRun(stage, skipped=True, seconds=float(state.get("seconds", 0)))
     path = plan.path(stage)
     if output is not None and state.get("output") == output and state.get("digest") != digest:
@@ -208,10 +170,10 @@ def _train(plan: _Plan, stage: Stage) -> None:
     spec = stage.spec
     if not isinstance(spec, TrainSpec):
         raise TypeError(stage.name)
-    static = {name: _reference(plan, ref) for name, ref in spec.static.items()}
+    static = {name: plan.reference(ref) for name, ref in spec.static.items()}
     threads = spec.threads or (1 if spec.device == "cpu" else None)
     train(
-        spec.model_copy(update={"shards": _stores(plan, spec.shards), "static": static, "threads": threads}),
+        spec.model_copy(update={"shards": plan.stores(spec.shards), "static": static, "threads": threads}),
         open_data(plan.recipe.data, "train"),
         plan.path(stage),
     )
@@ -221,7 +183,7 @@ def _precompute(plan: _Plan, stage: Stage) -> None:
     spec = stage.spec
     if not isinstance(spec, PrecomputeSpec):
         raise TypeError(stage.name)
-    models = {name: _reference(plan, ref) for name, ref in spec.models.items()}
+    models = {name: plan.reference(ref) for name, ref in spec.models.items()}
     data = plan.recipe.data
     if spec.split == "test":  # the recipe's limit is about training images
         data = data.model_copy(update={"limit": None})
@@ -233,9 +195,9 @@ def _evaluate(plan: _Plan, stage: Stage) -> None:
     if not isinstance(spec, EvaluateSpec):
         raise TypeError(stage.name)
     targets, sources = (
-        {name: _reference(plan, ref) for name, ref in stage.options[role].items()} for role in ("targets", "sources")
+        {name: plan.reference(ref) for name, ref in stage.options[role].items()} for role in ("targets", "sources")
     )
-    spec = spec.model_copy(update={"shards": _stores(plan, spec.shards)})
+    spec = spec.model_copy(update={"shards": plan.stores(spec.shards)})
     write_json(plan.path(stage), evaluate(spec, plan.recipe.data, targets=targets, sources=sources).to_json())
 
 
@@ -243,9 +205,7 @@ def _diagnose(plan: _Plan, stage: Stage) -> None:
     spec = stage.spec
     if not isinstance(spec, DiagnoseSpec):
         raise TypeError(stage.name)
-    roles = {
-        role: {name: _reference(plan, ref) for name, ref in named.items()} for role, named in stage.options.items()
-    }
+    roles = {role: {name: plan.reference(ref) for name, ref in named.items()} for role, named in stage.options.items()}
     write_json(plan.path(stage), diagnose(spec, plan.recipe.data, **roles).to_json())
 
 
@@ -272,40 +232,6 @@ _WORK: Mapping[Kind, Callable[[_Plan, Stage], None]] = {
     "diagnose": _diagnose,
     "report": _report,
 }
-
-
-def _outside_files(stage: Stage) -> list[str]:
-    """Weights that no stage makes: those of FILE.safetensors and of timm:NAME,weights=FILE."""
-    roles = (*stage.options.values(), getattr(stage.spec, "models", None), getattr(stage.spec, "static", None))
-    references = [leaf for role in roles if isinstance(role, Mapping) for ref in role.values() for leaf in leaves(ref)]
-    return [reference.partition(",weights=")[2] or reference for reference in references]
-
-
-def _stores(plan: _Plan, names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(str(plan.path(plan.recipe.stage(name))) for name in names)
-
-
-def _reference(plan: _Plan, name: str) -> str:
-    """A model reference in which the names of stages have become the paths of their weights."""
-    weights = {stage.name: str(plan.path(stage)) for stage in plan.recipe.stages if stage.kind == "train"}
-    return with_leaves(name, lambda leaf: weights.get(leaf, leaf))
-
-
-def _claim(out: Path, recipe: Recipe) -> None:
-    """An output folder belongs to one recipe, and is never one that holds something else."""
-    marker = out / "state" / "recipe.json"
-    text = (json.dumps({"recipe": recipe.name}) + "\n").encode()
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"expected a folder at {out}, found a file; choose another --out")
-    if marker.is_file():
-        if marker.read_bytes() != text:
-            raise OutputError(f"{out} holds the outputs of another recipe; choose another --out")
-    elif out.is_dir() and any(out.iterdir()):
-        raise OutputError(
-            f"{out} holds something else than a recipe's outputs; it was not touched: choose another --out"
-        )
-    else:
-        write_atomic(marker, text)
 
 
 def _start_child(parent: int) -> None:

@@ -30,9 +30,9 @@ from ensadv_data.objects import Objects, is_url, objects_at
 from ensadv_data.perturbation import entries_of, equal_draws
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, PrecomputeSpec
-from ensadv_data.store import Header, StoreWriter, block_size, root_attributes
+from ensadv_data.store import Header, StoreWriter, block_of, block_size, damaged_blocks, root_attributes, shortened
 
-__all__ = ["Outcome", "precompute_store"]
+__all__ = ["Outcome", "header_of", "manifest_of", "precompute_store"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def precompute_store(
     listen: str = HERE,
     tls: Tls | None = None,
     patience: float = 120.0,
+    repair: bool = False,
     say: Callable[[str], object] = lambda line: None,
 ) -> Outcome:
     """Make, or finish, the store at ``out``: a folder, or a URL of an object store.
@@ -69,6 +70,9 @@ def precompute_store(
         Processes on this machine; None: one a core; 0: compute in this process.
     scheduler, gpus, listen, tls, patience
         See :class:`~ensadv_data.cluster.Crew`. A running cluster must see the same paths; a URL is one everywhere.
+    repair
+        Whether every chunk of a finished store is compared with its manifest. Those that are missing or of another
+        size are found anyway. Their blocks are computed again, and must come out as the manifest has them.
     say
         Told where a cluster can be watched and joined.
 
@@ -76,6 +80,8 @@ def precompute_store(
     ------
     OutputError
         ``out`` holds something else, or cannot be written.
+    IntegrityError
+        A damaged chunk of a finished store came out otherwise than the manifest has it; it was left as it is.
     ModelError
         A model cannot be loaded or gives output that is not finite.
     Interrupted
@@ -92,19 +98,31 @@ def precompute_store(
     check_models(models, dataset, device=spec.device)
     place = objects_at(out)
     spec, notes = _sized(spec, dataset, models, place)
-    header = _header(spec, dataset, models)
+    header = header_of(spec, dataset, models)
     entries = tuple(entry for model in models for entry in entries_of(spec, model).values())
     writer = StoreWriter(place, header, entries)
     writer.create()
     notes += [note for model in models for note in equal_draws(spec, model)]
+
+    def outcome(manifest: Manifest, computed: int, *, was_complete: bool = False) -> Outcome:
+        seconds = time.perf_counter() - began
+        return Outcome(out, manifest.digest, header.blocks, computed, seconds, tuple(notes), was_complete)
+
+    finished, expected = None, {}
     if writer.is_complete():
         writer.tidy()
-        return Outcome(
-            out, read_manifest(place).digest, header.blocks, 0, time.perf_counter() - began, tuple(notes), True
-        )
-    done = frozenset(writer.done())
+        finished = read_manifest(place)
+        expected = {key: (record.bytes, record.sha256) for key, record in finished.objects.items()}
+        hurt = damaged_blocks(place, expected, thoroughly=repair)
+        done = frozenset(range(header.blocks)) - hurt
+        if not hurt:
+            return outcome(finished, 0, was_complete=True)
+        notes.append(f"blocks {shortened(sorted(hurt))} have damaged or missing chunks: they are computed again")
+        expected = {key: what for key, what in expected.items() if block_of(key) in hurt}
+    else:
+        done = frozenset(writer.done())
     todo = plan_blocks(header, done)
-    job = Job(str(place) if is_url(out) else Path(out).absolute(), data, header, entries, _absolute(spec))
+    job = Job(str(place) if is_url(out) else Path(out).absolute(), data, header, entries, _absolute(spec), expected)
     own = min(available_cores() if workers is None else workers, len(todo))
     crew = None
     if workers != 0 or scheduler is not None or gpus or listen != HERE:  # 0: this process, or workers that join
@@ -120,22 +138,22 @@ def precompute_store(
                 advance(1)
     except KeyboardInterrupt:
         raise Interrupted(f"{out}: stopped; every finished block is kept, and the same command resumes") from None
+    if finished is not None:
+        return outcome(finished, len(todo))
     try:
         objects, zeros, smaller = writer.collect()
     except IntegrityError:
         if not writer.is_complete():
             raise
         writer.tidy()  # another precompute of the same plan has finished it meanwhile
-        return Outcome(
-            out, read_manifest(place).digest, header.blocks, len(todo), time.perf_counter() - began, tuple(notes)
-        )
+        return outcome(read_manifest(place), len(todo))
     if smaller:
         told = "; ".join(f"{size} at once in blocks {', '.join(map(str, blocks))}" for size, blocks in smaller.items())
         notes.append(f"{spec.batch_size} images at once did not fit in memory: {told}; the manifest says so")
         header = replace(header, plan={**header.plan, "smaller_batches": smaller})
-    manifest = _manifest(header, models, objects, zeros)
+    manifest = manifest_of(header, models, objects, zeros)
     writer.close(manifest.to_bytes())
-    return Outcome(out, manifest.digest, header.blocks, len(todo), time.perf_counter() - began, tuple(notes))
+    return outcome(manifest, len(todo))
 
 
 def _results(
@@ -165,7 +183,8 @@ def _sized(
     return spec.model_copy(update={"batch_size": size}), [f"{size} images at once"]
 
 
-def _header(spec: PrecomputeSpec, dataset: Dataset, models: list[Model]) -> Header:
+def header_of(spec: PrecomputeSpec, dataset: Dataset, models: list[Model]) -> Header:
+    """The header of the store that a spec with a number as its batch size makes."""
     how = spec.model_dump(mode="json", exclude={"models", "draws", "device"})
     how["device"] = torch.device(spec.device).type
     how["threads"] = 1 if spec.device == "cpu" else None
@@ -184,9 +203,10 @@ def _header(spec: PrecomputeSpec, dataset: Dataset, models: list[Model]) -> Head
     )
 
 
-def _manifest(
+def manifest_of(
     header: Header, models: list[Model], objects: Mapping[str, tuple[int, str]], zeros: Mapping[str, int]
 ) -> Manifest:
+    """The manifest of a store, with size and SHA-256 of each object, and how many values of each entry are zero."""
     packages = ("ensadv-data", "torch", "numpy", "zarr")
     return Manifest(
         data=DataRecord(

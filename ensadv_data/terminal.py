@@ -11,7 +11,7 @@ from rich.table import Table
 from ensadv_data.evaluation.summary import matrix_rows, rate_text, summary_rows
 from ensadv_data.inspection import EntryDifference, StoreSummary
 
-__all__ = ["print_bench", "print_diagnosis", "print_differences", "print_result", "print_store"]
+__all__ = ["print_bench", "print_diagnosis", "print_differences", "print_plan", "print_result", "print_store"]
 
 
 def print_result(result: Mapping[str, Any], *, matrix: bool = False) -> None:
@@ -88,6 +88,105 @@ def print_diagnosis(result: Mapping[str, Any]) -> None:
         ]
         title = f"discrepancy (equation 10) in %, over {len(models)} models: a lower bound; {where}"
         _print_table(title, ["future adversary", "discrepancy", "largest gap of risks"], rows)
+
+
+def print_plan(planned: Mapping[str, Any]) -> None:
+    """What each stage of a recipe takes and all together, and after how many epochs a store has paid for itself."""
+    has_price, totals = planned["price"] is not None, planned["totals"]
+    rows = [_stage_cells(stage, planned["process_bytes"]) for stage in planned["stages"]]
+    costs = [_money(stage["cost"]) for stage in planned["stages"]]
+    what = [_span(totals["objects"], "{:,}"), _span(totals["bytes"])]
+    rows.append(["all to be done", "", *what, "", "", "", _duration(totals["seconds"]), "", ""])
+    costs.append(_money(totals["cost"]))
+    if has_price:
+        rows = [[*row, cost] for row, cost in zip(rows, costs, strict=True)]
+    title = f"plan of {planned['recipe']}: requests as of a store in a bucket; a … b: it depends on the gradients"
+    _print_table(title, [*_PLANNED, *(["cost"] if has_price else [])], rows)
+    if totals["worker_seconds"] is not None:
+        print(
+            f"one stage after the other; {totals['worker_seconds'] / 3600:.3g} worker-hours; bytes of ≈ are not added"
+        )
+    reading = [(stage["name"], *one) for stage in planned["stages"] for one in stage["reading"].items()]
+    if reading:
+        rows = [
+            [name, store, _span(about["opening"], "{:,}"), _span(about["chunks"], "{:,}"), _span(about["held"])]
+            for name, store, about in reading
+        ]
+        columns = ["training", "store", "gets to open it", "gets of an epoch, at most", "none after it with room for"]
+        _print_table("trainings from a store in a bucket", columns, rows)
+    rows = [
+        [
+            row["stage"],
+            ", ".join(row["stores"]),
+            str(row["sources"]),
+            str(row["draws"]),
+            _epochs(row["break_even_epochs"]),
+            _epochs(row["break_even_epochs_elapsed"]),
+            str(row["epochs"]),
+            str(row["all_epochs"]),
+        ]
+        for row in planned["break_even"]
+    ]
+    if rows:
+        columns = ["training", "stores", "n", "K", "epochs, by work", "by waiting", "it has", "all that read them have"]
+        _print_table("after how many epochs a store has taken less than gradients computed at each step", columns, rows)
+
+
+_PLANNED = ["stage", "kind", "objects", "bytes", "puts", "gets, heads", "lists", "time", "worker", "client"]
+
+
+def _stage_cells(stage: Mapping[str, Any], process: int | None) -> list[str]:
+    asked, size, about = stage["requests"], stage["bytes"], stage["about_bytes"]
+    is_store = stage["kind"] == "precompute"
+    requests = ["", "", ""]
+    if asked is not None:
+        looks = [gets + heads for gets, heads in zip(asked["gets"], asked["heads"], strict=True)]
+        requests = [_span(ends, "{:,}") for ends in (asked["puts"], looks, asked["lists"])]
+    text = _span(size)
+    if about is not None and (size is None or size[0] < size[1]):
+        text = f"≈ {_bytes(about)}" + (f" in {text}" if size else "")
+    worker, client = (_bytes((process or 0) + stage[name]) for name in ("block_bytes", "record_bytes"))
+    return [
+        stage["name"],
+        stage["kind"],
+        _span(stage["objects"], "{:,}"),
+        text,
+        *requests,
+        "done" if stage["done"] else _duration(stage["seconds"]) + (f" × {stage['workers']}" if is_store else ""),
+        worker if is_store or process else "",
+        client if is_store else "",
+    ]
+
+
+def _span(ends: Sequence[int] | None, form: str | None = None) -> str:
+    """A number, or the least and the most; bytes where there is no form."""
+    if ends is None:
+        return "–"
+    return " … ".join(dict.fromkeys(_bytes(end) if form is None else form.format(end) for end in ends))
+
+
+def _bytes(size: int) -> str:
+    for unit, value in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= value:
+            return f"{size / value:.3g} {unit}"
+    return f"{size} B"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    for unit, value in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * value:
+            return f"{seconds / value:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _money(cost: float | None) -> str:
+    return "–" if cost is None else f"{cost:,.2f}" if cost >= 1 else f"{cost:.2g}"
+
+
+def _epochs(number: float | None) -> str:
+    return "never" if number is None else f"{number:.1f}"
 
 
 def print_bench(found: Mapping[str, Any]) -> None:

@@ -69,7 +69,7 @@ from ensadv_data.models import build_model, save_model, weights_digest
 from ensadv_data.online import Computed, computed_perturbation, static_models
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import TrainSpec
-from ensadv_data.store import HELD_BYTES, Cache
+from ensadv_data.store import Cache
 
 __all__ = ["Trained", "TrainingRun", "learning_rate", "train"]
 
@@ -98,7 +98,7 @@ def train(
     checkpoint_every: int = 200,
     log_every: int = 10,
     prefetch: int = 2,
-    cache_bytes: int = HELD_BYTES,
+    cache: Cache | None = None,
     tensorboard: Path | None = None,
 ) -> Trained:
     """Train the model that ``spec`` describes and write its weights to ``out``.
@@ -113,8 +113,8 @@ def train(
     prefetch
         Steps whose images and stored perturbations are read ahead, in a thread; 0: none. The model does not depend
         on it.
-    cache_bytes
-        Room for decompressed chunks of all stores together; each is decompressed again when it was dropped.
+    cache
+        Where chunks of all stores are held, and copies of far ones kept; one of 1 GiB, and no copies, unless given.
     tensorboard
         Folder for TensorBoard, if wanted (extra ``tensorboard``).
 
@@ -128,9 +128,9 @@ def train(
         Ctrl-C; a checkpoint is kept, and the same command resumes.
     """
     began = time.perf_counter()
-    if out.suffix != ".safetensors":  # the log and the checkpoint have other endings, and must never be the model
+    if out.suffix != ".safetensors":  # the log and the checkpoint end otherwise, and must never be the model
         raise OutputError(f"expected a file name that ends in .safetensors for the weights, got {out}")
-    run = TrainingRun(spec, dataset, out, cache_bytes=cache_bytes)
+    run = TrainingRun(spec, dataset, out, cache=cache)
     total = spec.epochs * run.schedule.steps
     digest = digest_of_finished(out, run.record)
     check_same(int(digest is not None), what=f"the number of files at {out}", device=run.device)
@@ -177,7 +177,7 @@ class TrainingRun:
 
     Parameters
     ----------
-    spec, dataset, out, cache_bytes
+    spec, dataset, out, cache
         See :func:`train`.
     module
         What to train in place of a new model of the spec's architecture.
@@ -189,7 +189,7 @@ class TrainingRun:
         dataset: Dataset,
         out: Path,
         *,
-        cache_bytes: int = HELD_BYTES,
+        cache: Cache | None = None,
         module: nn.Module | None = None,
     ) -> None:
         if len(dataset) < spec.batch_size:
@@ -201,10 +201,10 @@ class TrainingRun:
         self.writes = self.place.rank == 0  # what the run makes
         check_shares(spec.batch_size, self.place, halves=spec.batches == "replace")
         online = (Source(ONLINE),) if spec.online else ()
-        static = static_sources(spec.shards, dataset, cache=Cache(cache_bytes))
+        static = static_sources(spec.shards, dataset, cache=(cache := cache or Cache()))
         check_epsilon(static, spec.epsilon)
         check_draws(static, spec.draws)
-        check_room(static, window=spec.window, draws=spec.draws, cache_bytes=cache_bytes)
+        check_room(static, window=spec.window, draws=spec.draws, room=cache.limit)
         references = dict(sorted(spec.static.items()))
         models = static_models(references, dataset, device=spec.device) if references else []
         computed = tuple(Source(f"{model.name} (online)") for model in models)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +24,7 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "s3cr3t
 @contextmanager
 def s3_server() -> Iterator[int]:
     """A server with an empty bucket; the environment names it. Yields its port."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each request
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -43,13 +46,15 @@ class FaultyProxy:
     ----------
     faults
         How many requests it has spoilt, by kind.
+    requests
+        How many it was asked for, by what they are: put, get, head, list, delete.
     """
 
     KINDS = ("500", "503", "refused", "half an answer", "slow")
 
     def __init__(self, port: int, *, share: float, seed: int) -> None:
         self.behind, self.share = port, share
-        self.faults = dict.fromkeys(self.KINDS, 0)
+        self.faults, self.requests = dict.fromkeys(self.KINDS, 0), Counter[str]()
         self._chance, self._lock = random.Random(seed), threading.Lock()  # noqa: S311 - which requests fail
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -77,6 +82,8 @@ class FaultyProxy:
                 request = _message(client)
                 if not request:
                     return
+                with self._lock:
+                    self.requests[_what(request)] += 1
                 kind = self._drawn()
                 if kind in ("500", "503"):
                     client.sendall(f"HTTP/1.1 {kind} Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
@@ -98,6 +105,14 @@ class FaultyProxy:
             kind = self._chance.choice(self.KINDS)
             self.faults[kind] += 1
             return kind
+
+
+def _what(request: bytes) -> str:
+    """What a request of S3 is for."""
+    method, path, _ = request.split(b" ", 2)
+    if method == b"GET":
+        return "list" if b"list-type=" in path else "get"
+    return {b"PUT": "put", b"HEAD": "head", b"POST": "delete"}[method]
 
 
 def _message(peer: socket.socket, *, answers: bytes = b"") -> bytes:

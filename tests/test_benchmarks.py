@@ -37,6 +37,13 @@ def test_gpu_checks_and_times_on_the_cpu(run):
     assert found["precompute by 8"]["images_a_second"]["precompute"] > 0
 
 
+def test_compiled_blocks_are_blocks(run, monkeypatch):
+    """With a compiler that changes nothing, since a real one takes its time."""
+    monkeypatch.setattr(torch, "compile", lambda module: module)
+    found = run("compiled.py", "--architecture", "D")["architectures"]["D"]
+    assert min(found["plain_over_compiled"]) > 0
+
+
 def test_gpu_stops_where_the_device_differs(run, monkeypatch):
     monkeypatch.setattr("ensadv_data.device_codec.pixels", lambda images: images.float() / 256)
     with pytest.raises(SystemExit, match=r"the device and the CPU differ: .*'apply': False"):
@@ -118,3 +125,39 @@ def test_a_promise_that_does_not_hold_is_said(monkeypatch):
     assert row == ["cost ≤ 1.05", "A 1.00, B 1.20", "holds in part"]
     assert page._judged("share", {"A": 0.5}, least=0.6)[0][2] == "does not hold"
     assert page._judged("share", {"A": 0.6}, least=0.6)[0][2] == "holds"
+
+
+def test_schedule_measures_and_simulates(run):
+    words = ("--examples", "1280000", "--workers", "8", "--failures", "0,0.1", "--pace", "100", "--crews", "2:20")
+    found = run("schedule.py", *words, "--idle", "0.2", "--records", "20,40")
+    calm, failing = found["runs"]
+    about = found["ends"]["1280000"]
+    assert (about["blocks"], about["objects"]) == (718, 718 * 9)
+    assert about["end_requests"] == 718 * (1 + 13)
+    assert failing["hours"] >= calm["hours"] > 718 * 1783 * 4 / 100 / 8 / 3600
+    assert calm["efficiency"] == pytest.approx(718 * 1783 * 4 / 100 / 8 / 3600 / calm["hours"], abs=0.02)
+    assert found["records"]["40"]["manifest_bytes"] > found["records"]["20"]["manifest_bytes"] > 20 * 9 * 64
+    assert min(found["processor_milliseconds"]["2"]["task"].values()) > 0
+
+
+def test_the_reliability_page_has_the_figures_of_the_simulation():
+    found = json.loads((FOLDER / "results/schedule.json").read_text(encoding="utf-8"))
+    page = (FOLDER.parent / "docs/reliability.md").read_text(encoding="utf-8")
+    about = found["ends"]["1000000000"]
+    for text in (
+        f"| before the first block: the digest of all images | {about['digest_hours']:.0f} hours |",
+        f"{about['end_requests'] / 1e6:.1f} million requests, {about['end_hours_of_a_bucket']:.1f} hours",
+        f"| {about['manifest_bytes'] / 1e6:.0f} MB, and {about['gib']['end']:.1f} GiB of the client |",
+        f"| {about['seconds_to_open']:.0f} s and {about['gib']['open_store']:.1f} GiB, of each process |",
+        f"{about['objects'] / 1e6:.1f} million objects",
+        f"{about['lists_that_told_the_same']:,} lists",
+    ):
+        assert text in page
+    (run,) = [
+        run
+        for run in found["runs"]
+        if (run["examples"], run["images_a_second"], run["workers"], run["failures"]) == (10**9, 1000, 1000, 0)
+    ]
+    assert f"| {100 * run['client_busy']:.0f}% of the time |" in page
+    assert f"| {run['gigabytes_a_second']:.0f} GB/s |" in page
+    assert f"| {run['hours']:.1f} hours |" in page

@@ -276,6 +276,20 @@ images = 50
 """
 
 
+PLANNED = """
+data = { data = "mnist-mini", limit = 64 }
+[train.one]
+architecture = "D"
+epochs = 1
+[precompute.shards]
+models = ["one"]
+attacks = ["fgsm"]
+[train.two]
+architecture = "D"
+shards = ["shards"]
+"""
+
+
 def test_run_prints_stages_table_and_report(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text(RECIPE)
@@ -285,6 +299,40 @@ def test_run_prints_stages_table_and_report(command, tmp_path, monkeypatch):
     assert ended.out.endswith("report: mine/report.html\n")
     again = command("run", "mine.toml", "--jobs", "1", "--data-dir", tmp_path)
     assert again.out.count("unchanged") == 3
+
+
+def test_plan_prints_tables_and_writes_only_the_json_that_was_asked_for(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ensadv_data.trials._SECONDS", 0.0)
+    Path("mine.toml").write_text(PLANNED)
+    ended = command("plan", "mine.toml", "--workers", "50", "--price", "0.5")
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("plan of mine: requests as of a store in a bucket")
+    assert "after how many epochs a store has taken less than gradients computed at each step" in ended.out
+    assert "trainings from a store in a bucket" in ended.out
+    assert "note: shards: 16 blocks, so no more workers than that have work" in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
+    bare = command("plan", "mine.toml", "--no-calibrate", "--until", "shards", "--json", "plan.json")
+    assert bare.code == 0, bare.err
+    assert "epochs" not in bare.out
+    assert [stage["name"] for stage in json.loads(Path("plan.json").read_text())["stages"]] == ["one", "shards"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.toml", "plan.json"]
+
+
+def test_plan_refuses_what_run_refuses(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(PLANNED)
+    for words in (
+        ("absent",),
+        ("mine.toml", "--until", "absent"),
+        ("mine.toml", "--set", "train.one.epochs=0"),
+        ("mine.toml", "--set", "data.data='absent'"),
+        ("mine.toml", "--set", "data.limit=99999"),
+    ):
+        planned, run = command("plan", *words), command("run", *words)
+        assert (planned.code, planned.err) == (run.code, run.err)
+        assert planned.code == 3
+    assert "device: expected cpu, or cuda" in command("plan", "mine.toml", "--device", "nowhere").err
 
 
 def test_demo_runs_the_packaged_recipe(command, tmp_path, monkeypatch):

@@ -72,6 +72,18 @@ REVIEWED = {
     },
     "fetch": {"NAME": REQUIRED, "--data-dir": None, "--mirror": MANY},
     "inspect": {"PATH": REQUIRED, "--against": None, "--json": False},
+    "plan": {
+        "RECIPE": REQUIRED,
+        "--out": None,
+        "--until": None,
+        "--data-dir": None,
+        "--set": MANY,
+        "--workers": None,
+        "--device": None,
+        "--price": None,
+        "--no-calibrate": False,
+        "--json": None,
+    },
     "precompute": {
         **DATA,
         "--model": REQUIRED,
@@ -94,6 +106,7 @@ REVIEWED = {
         "--listen": "127.0.0.1",
         "--tls": None,
         "--worker-timeout": 120,
+        "--repair": False,
     },
     "report": {
         **DATA,
@@ -141,6 +154,8 @@ REVIEWED = {
         "--log-every": 10,
         "--prefetch": 2,
         "--cache-bytes": "1GiB",
+        "--cache": None,
+        "--cache-limit": "20GiB",
         "--tensorboard": None,
     },
 }
@@ -208,6 +223,8 @@ ELSEWHERE = {
         "log_every": "changes the log only",
         "prefetch": "the weights do not depend on it",
         "cache_bytes": "the weights do not depend on it",
+        "cache": "the weights do not depend on it",
+        "cache_limit": "the weights do not depend on it",
         "tensorboard": "changes the log only",
     },
     "precompute": {
@@ -218,6 +235,7 @@ ELSEWHERE = {
         "listen": "the bytes do not depend on it",
         "tls": "the bytes do not depend on it",
         "worker_timeout": "the bytes do not depend on it",
+        "repair": "the bytes do not depend on it",
     },
     "evaluate": {
         "out": "where to, not what",

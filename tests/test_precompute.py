@@ -160,6 +160,76 @@ def test_what_a_kill_left_beside_a_finished_store_is_tidied(tmp_path, source, re
     assert content(tmp_path / "s").keys() == before
 
 
+HARMS = {
+    "missing": Path.unlink,
+    "cut short": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+    "flipped": lambda file: file.write_bytes(file.read_bytes()[:-9] + bytes([file.read_bytes()[-9] ^ 4]) + bytes(8)),
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_chunks_of_a_finished_store_are_computed_again(tmp_path, source, reference, workers):
+    """Missing ones and short ones by the same command; flipped bits by --repair, which reads everything."""
+    out = tmp_path / "s"
+    precompute_store(spec_of(source), DATA, out, workers=0)
+    whole = content(out)
+    hurt = {
+        "d/fgsm/label/c/2": "missing",
+        "d/r-step-ll/direction/c/1/7/0": "cut short",
+        "example_digest/c/9": "flipped",
+    }
+    for key, harm in hurt.items():
+        HARMS[harm](out / key)
+    found = precompute_store(spec_of(source), DATA, out, workers=workers)
+    assert (found.computed, found.was_complete, found.digest) == (2, False, reference.digest)
+    assert found.notes[0] == "blocks [2, 7] have damaged or missing chunks: they are computed again"
+    assert precompute_store(spec_of(source), DATA, out, workers=0).was_complete
+    with pytest.raises(IntegrityError, match=r"example_digest/c/9: .* run its precompute command again with --repair"):
+        open_store(out).example_digests()
+    assert precompute_store(spec_of(source), DATA, out, workers=0, repair=True).computed == 1
+    assert {key: data for key, (data, _) in content(out).items()} == {key: data for key, (data, _) in whole.items()}
+    assert precompute_store(spec_of(source), DATA, out, workers=0, repair=True).was_complete
+
+
+def test_a_block_that_is_done_is_not_made_again(tmp_path, source, monkeypatch):
+    """As where a worker died between its record and its answer."""
+    out, make, seen = tmp_path / "s", blocks.make_block, []
+
+    def twice(job, block):
+        first = make(job, block)
+        before = content(out)
+        assert compute_block(job, block) == json.loads(json.dumps(first))
+        assert content(out) == before
+        seen.append(block.index)
+        return first
+
+    monkeypatch.setattr(module, "compute_block", twice)
+    precompute_store(spec_of(source), DATA, out, workers=0)
+    assert seen == list(range(14))
+
+
+def test_a_repair_that_gives_other_bytes_changes_nothing(tmp_path, source, monkeypatch):
+    """As on other hardware."""
+    out = tmp_path / "s"
+    precompute_store(spec_of(source), DATA, out, workers=0)
+    (out / "d/fgsm/label/c/2").unlink()
+    (out / "d/fgsm/direction/c/0/2/0").write_bytes(b"rubbish")
+    compute = blocks._perturbed
+
+    def otherwise(job, block):
+        planes, digests = compute(job, block)
+        planes["d/fgsm"].direction[0, 0, 0] ^= 1
+        return planes, digests
+
+    before = content(out)
+    monkeypatch.setattr(blocks, "_perturbed", otherwise)
+    with pytest.raises(IntegrityError, match=r"d/fgsm/direction/c/0/2/0: expected SHA-256 .* as in the manifest"):
+        precompute_store(spec_of(source), DATA, out, workers=0)
+    after = content(out)
+    assert {key for key in after if after[key][0] != before.get(key, ("", 0))[0]} == {"d/fgsm/label/c/2"}
+    assert after["d/fgsm/direction/c/0/2/0"][0] == b"rubbish"
+
+
 def test_a_resumed_run_computes_only_what_is_missing(tmp_path, monkeypatch, source, reference):
     """It stops after four blocks as if Ctrl-C had come; one of their chunks is lost, too."""
     asked: list[int] = []
@@ -387,7 +457,7 @@ class Watched:
 def test_a_block_read_in_parts_is_the_block_read_at_once(tmp_path, source, monkeypatch):
     spec = spec_of(source, attacks=("fgsm", "r-fgsm", "pgd"), batch_size=2)
     whole = precompute_store(spec, DATA, tmp_path / "whole", workers=0)
-    monkeypatch.setattr(blocks, "_PART", 2)
+    monkeypatch.setattr(blocks, "PART", 2)
     parts: list[int] = []
     data = blocks.dataset_of(DATA, "train")
     monkeypatch.setattr(blocks, "dataset_of", lambda *of: Watched(data, parts))

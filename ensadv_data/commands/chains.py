@@ -9,14 +9,16 @@ from pathlib import Path
 
 import click
 
+from ensadv_data.files import write_json
 from ensadv_data.options import (
     PATH,
 )
 from ensadv_data.pipeline import StageRun, run_recipe
+from ensadv_data.planning import plan_recipe
 from ensadv_data.recipe import Recipe, find_recipe, packaged_recipe, read_recipe, selected
-from ensadv_data.terminal import print_diagnosis, print_result
+from ensadv_data.terminal import print_diagnosis, print_plan, print_result
 
-__all__ = ["demo", "run"]
+__all__ = ["demo", "plan", "run"]
 
 
 @click.command(epilog="Example:  ensadv-data demo --out demo")
@@ -48,14 +50,66 @@ def run(
 
     Stages whose inputs have not changed are skipped.
     """
-    loaded = read_recipe(find_recipe(recipe), overrides=overrides)
-    if data_dir is not None:
-        loaded = replace(loaded, data=loaded.data.model_copy(update={"data_dir": data_dir}))
+    loaded = _loaded(recipe, overrides, data_dir)
     if dry_run:
         for stage in selected(loaded, until):
             click.echo(f"{stage.kind:<10} {stage.name:<16} {stage.output:<32} needs: {', '.join(stage.inputs) or '–'}")
         return
     _run(loaded, out or Path(loaded.name), until=until, jobs=jobs)
+
+
+@click.command(
+    epilog="Example:  ensadv-data plan mnist-demo --workers 8 --price 0.40 --json plan.json;  add --no-calibrate for "
+    "bytes and requests alone"
+)
+@click.argument("recipe", type=str)
+@click.option("--out", type=PATH, help="Folder in which it would run; the recipe's name unless given.")
+@click.option("--until", help="Only this stage, or all seeds of a table, and what it needs.")
+@click.option("--data-dir", type=str, help="Folder with the data set's files.")
+@click.option("--set", "overrides", multiple=True, help="TABLE.KEY=VALUE instead of what the recipe says; repeatable.")
+@click.option("--workers", type=click.IntRange(min=1), help="That make a store; one a core unless given.")
+@click.option("--device", help="cpu or cuda, in place of what the stages say.")
+@click.option("--price", type=click.FloatRange(min=0), help="Of an hour of one worker, in whatever you pay with.")
+@click.option("--no-calibrate", is_flag=True, help="Measure nothing: bytes, objects and requests alone.")
+@click.option("--json", "as_json", type=PATH, help="JSON to write.")
+def plan(
+    recipe: str,
+    out: Path | None,
+    until: str | None,
+    data_dir: str | None,
+    overrides: tuple[str, ...],
+    workers: int | None,
+    device: str | None,
+    price: float | None,
+    no_calibrate: bool,
+    as_json: Path | None,
+) -> None:
+    """Tell what RECIPE will take, before it runs: bytes, objects, requests, hours, memory and money.
+
+    Nothing is written but the JSON that was asked for.
+    """
+    loaded = _loaded(recipe, overrides, data_dir)
+    planned = plan_recipe(
+        loaded,
+        out or Path(loaded.name),
+        until=until,
+        workers=workers,
+        device=device,
+        price=price,
+        calibrate=not no_calibrate,
+    ).to_json()
+    print_plan(planned)
+    for note in planned["notes"]:
+        click.echo(f"note: {note}", err=True)
+    if as_json is not None:
+        write_json(as_json, planned)
+
+
+def _loaded(recipe: str, overrides: Sequence[str], data_dir: str | None) -> Recipe:
+    loaded = read_recipe(find_recipe(recipe), overrides=overrides)
+    if data_dir is None:
+        return loaded
+    return replace(loaded, data=loaded.data.model_copy(update={"data_dir": data_dir}))
 
 
 def _run(recipe: Recipe, out: Path, *, until: str | None, jobs: int | None) -> None:

@@ -12,6 +12,7 @@ from ensadv_data.cluster import Tls
 from ensadv_data.data import open_data
 from ensadv_data.data.fetch import fetch as fetch_data
 from ensadv_data.models import ARCHITECTURES
+from ensadv_data.objects import Shelf
 from ensadv_data.options import (
     PATH,
     STORE,
@@ -31,6 +32,7 @@ from ensadv_data.spec import (
     TrainSpec,
     checked,
 )
+from ensadv_data.store import Cache
 from ensadv_data.training import train as train_model
 
 __all__ = ["fetch", "precompute", "train"]
@@ -88,6 +90,10 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
     callback=read_bytes,
     help="Room for decompressed chunks.",
 )
+@click.option("--cache", type=PATH, help="Folder for copies of chunks that are fetched from far stores.")
+@click.option(
+    "--cache-limit", default="20GiB", show_default=True, callback=read_bytes, help="Room for them; the oldest go."
+)
 @click.option("--tensorboard", type=PATH, help="Folder for TensorBoard as well.")
 def train(
     data: str,
@@ -98,6 +104,8 @@ def train(
     log_every: int,
     prefetch: int,
     cache_bytes: int,
+    cache: Path | None,
+    cache_limit: int,
     tensorboard: Path | None,
     static: tuple[str, ...],
     **fields: Any,
@@ -118,7 +126,7 @@ def train(
             checkpoint_every=checkpoint_every,
             log_every=log_every,
             prefetch=prefetch,
-            cache_bytes=cache_bytes,
+            cache=Cache(cache_bytes, Shelf(cache, cache_limit) if cache else None),
             tensorboard=tensorboard,
         )
     if place.rank:
@@ -160,6 +168,7 @@ def train(
 @click.option(
     "--worker-timeout", type=float, default=120, show_default=True, help="Seconds to wait where none is there."
 )
+@click.option("--repair", is_flag=True, help="Read all of a finished store, and compute again what is damaged.")
 def precompute(
     data: str,
     data_dir: str | None,
@@ -172,6 +181,7 @@ def precompute(
     listen: str,
     tls: Path | None,
     worker_timeout: float,
+    repair: bool,
     **fields: Any,
 ) -> None:
     """Compute the signed gradients of static models over a whole training set, or test set, into a store.
@@ -190,6 +200,7 @@ def precompute(
         listen=listen,
         tls=Tls(tls / "ca.pem", tls / "cert.pem", tls / "key.pem") if tls else None,
         patience=worker_timeout,
+        repair=repair,
         say=lambda line: click.echo(line, err=True),
     )
     for note in outcome.notes:

@@ -22,7 +22,7 @@ from ensadv_data.models import Model, check_models, load_models
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, DiagnoseSpec
 
-__all__ = ["Diagnosis", "check_roles", "diagnose"]
+__all__ = ["Diagnosis", "check_roles", "diagnose", "measured_on"]
 
 ZOOM = 10  # how many times smaller the second surface is
 
@@ -96,7 +96,7 @@ def diagnose(
             found[model.name] = {
                 "digest": model.digest,
                 "architecture": model.architecture,
-                **_measured(spec, model, dataset, whole, second, advance),
+                **measured_on(spec, model, dataset, whole, second, advance),
             }
         distances = (
             _discrepancies(spec, targets, sources, futures, dataset, advance) if "discrepancy" in spec.measures else {}
@@ -141,7 +141,7 @@ def _work(spec: DiagnoseSpec, n: int) -> dict[str, int]:
     return {name: count for name, count in steps.items() if name in spec.measures}
 
 
-def _measured(
+def measured_on(
     spec: DiagnoseSpec,
     model: Model,
     dataset: Dataset,
@@ -149,6 +149,7 @@ def _measured(
     other: Model | None,
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
+    """The measures that are one model's, by name, as JSON; all but the discrepancy."""
     common: dict[str, Any] = {"batch_size": spec.batch_size, "device": spec.device}
     found: dict[str, Any] = {}
     if "masking" in spec.measures:

@@ -17,7 +17,7 @@ from ensadv_data.models.architectures import ARCHITECTURES, build_model
 from ensadv_data.models.check import check_model, check_models
 from ensadv_data.models.composite import leaves, with_leaves
 from ensadv_data.models.reference import Model, load_model, load_models
-from ensadv_data.models.weights import read_metadata, save_model, weights_digest
+from ensadv_data.models.weights import model_bytes, read_metadata, save_model, weights_digest
 
 __all__ = [
     "ARCHITECTURES",
@@ -28,6 +28,7 @@ __all__ = [
     "leaves",
     "load_model",
     "load_models",
+    "model_bytes",
     "read_metadata",
     "save_model",
     "weights_digest",

@@ -33,8 +33,15 @@ class Model:
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_model(reference: str, *, name: str | None = None, device: str = "cpu") -> Model:
+def load_model(
+    reference: str, *, name: str | None = None, device: str = "cpu", known: Mapping[str, Model] | None = None
+) -> Model:
     """Load the model that ``reference`` names, in evaluation mode.
+
+    Parameters
+    ----------
+    known
+        Models that need not be loaded, by reference; also of the members of a composite.
 
     Raises
     ------
@@ -46,9 +53,11 @@ def load_model(reference: str, *, name: str | None = None, device: str = "cpu") 
         The weights are not those whose digest the file names.
     """
     record: Mapping[str, Any] = {}
+    if known and reference in known:
+        return replace(known[reference], name=name or known[reference].name)
     composite, members = split(reference)
     if composite:
-        return _from_members(composite, members, reference, name=name or composite, device=device)
+        return _from_members(composite, members, reference, name=name or composite, device=device, known=known)
     kind, colon, rest = reference.partition(":")
     if colon and kind == "python":
         module, architecture = _from_python(rest), rest
@@ -76,10 +85,12 @@ def load_models(roles: Sequence[Mapping[str, str]], *, device: str = "cpu") -> l
     return [[replace(loaded[reference], name=name) for name, reference in role.items()] for role in roles]
 
 
-def _from_members(kind: str, references: list[str], whole: str, *, name: str, device: str) -> Model:
+def _from_members(
+    kind: str, references: list[str], whole: str, *, name: str, device: str, known: Mapping[str, Model] | None
+) -> Model:
     if not all(references):
         raise ModelError(f"expected {kind}:REF{'' if kind == 'binarised' else '+REF…'}, got {whole}")
-    members = [load_model(reference, device=device) for reference in references]
+    members = [load_model(reference, device=device, known=known) for reference in references]
     architectures = "+".join(member.architecture for member in members)
     return Model(
         name=name,

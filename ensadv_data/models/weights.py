@@ -18,7 +18,7 @@ from ensadv_data.errors import ModelError
 from ensadv_data.files import write_atomic
 from ensadv_data.models.architectures import Shape
 
-__all__ = ["fill_weights", "read_metadata", "save_model", "weights_digest"]
+__all__ = ["fill_weights", "model_bytes", "read_metadata", "save_model", "weights_digest"]
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -46,6 +46,15 @@ def save_model(
     OutputError
         The folder cannot be written.
     """
+    data, digest = model_bytes(module, architecture=architecture, shape=shape, classes=classes, record=record)
+    write_atomic(path, data)
+    return digest
+
+
+def model_bytes(
+    module: nn.Module, *, architecture: str, shape: Shape, classes: int, record: Mapping[str, Any]
+) -> tuple[bytes, str]:
+    """The file that :func:`save_model` writes, and the digest of the weights."""
     digest = weights_digest(module)
     about = {
         "architecture": architecture,
@@ -56,8 +65,7 @@ def save_model(
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     # one key only: safetensors writes several in no fixed order
-    write_atomic(path, save(tensors, metadata={"ensadv_data": json.dumps(about, sort_keys=True)}))
-    return digest
+    return save(tensors, metadata={"ensadv_data": json.dumps(about, sort_keys=True)}), digest
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

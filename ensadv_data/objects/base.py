@@ -23,6 +23,7 @@ class Objects(ABC):
 
     name: str  # the last part of the path
     is_local: bool
+    is_mapped: bool  # arrays are maps of files: holding them takes no memory
 
     @abstractmethod
     def read(self, key: str) -> bytes:
@@ -82,6 +83,9 @@ class Objects(ABC):
             No folder can be here.
         """
 
+    def forget(self, key: str) -> None:  # noqa: B027 - only copies can be forgotten
+        """Keep no copy of an object, since it was found damaged."""
+
     def has(self, key: str) -> bool:
         """Whether an object is there."""
         return key in self.sizes([key])
@@ -93,7 +97,7 @@ class Objects(ABC):
 class Folder(Objects):
     """Files of a folder, which need not exist yet."""
 
-    is_local = True
+    is_local = is_mapped = True
 
     def __init__(self, path: Path) -> None:
         self.path = path

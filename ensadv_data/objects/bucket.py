@@ -45,7 +45,7 @@ class Bucket(Objects):
         The URL is not one of those above, or the environment lacks what it needs.
     """
 
-    is_local = False
+    is_local = is_mapped = False
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

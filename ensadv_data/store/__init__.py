@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from ensadv_data.store.chunks import Cache
-from ensadv_data.store.layout import FORMAT_VERSION, HELD_BYTES, Entry, Header, Planes, block_size, root_attributes
+from ensadv_data.store.damage import damaged_blocks
+from ensadv_data.store.layout import (
+    FORMAT_VERSION,
+    HELD_BYTES,
+    Entry,
+    Header,
+    Planes,
+    block_of,
+    block_size,
+    root_attributes,
+    shortened,
+)
 from ensadv_data.store.perturbed import Move, packed_moves, perturb_images
 from ensadv_data.store.reader import Store, open_store
 from ensadv_data.store.writer import StoreWriter
@@ -18,9 +29,12 @@ __all__ = [
     "Planes",
     "Store",
     "StoreWriter",
+    "block_of",
     "block_size",
+    "damaged_blocks",
     "open_store",
     "packed_moves",
     "perturb_images",
     "root_attributes",
+    "shortened",
 ]

@@ -11,11 +11,15 @@ import numpy.typing as npt
 
 from ensadv_data.errors import InputError
 from ensadv_data.gather import DONE, OUTSIDE, gather_rows
+from ensadv_data.objects import Shelf
+from ensadv_data.store.layout import HELD_BYTES
 
 __all__ = ["Cache", "Chunks"]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
+
+_BYTE = np.dtype(np.uint8)  # made once: this is the hot path
 
 
 class Cache:
@@ -25,10 +29,12 @@ class Cache:
     ----------
     limit
         Bytes. One chunk is held even where it is larger.
+    shelf
+        Where copies of far chunks are kept on a disk, if anywhere.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.held = limit, 0
+    def __init__(self, limit: int = HELD_BYTES, shelf: Shelf | None = None) -> None:
+        self.limit, self.shelf, self.held = limit, shelf, 0
         self.lock = threading.RLock()  # held while rows are copied: nothing is dropped under a reader
         self._arrays: list[Chunks] = []
         self._now = 0
@@ -100,7 +106,7 @@ class Chunks:
         ChunkError
             A chunk is missing, truncated or corrupted.
         """
-        out_BW = np.empty((len(row_B), self.width), np.uint8)
+        out_BW = np.empty((len(row_B), self.width), _BYTE)
         if self._cache is None:
             status = gather_rows(self._address, self._used, draw_B, row_B, self.n, self.block, 0, out_BW)
             if status != DONE:

@@ -18,7 +18,7 @@ once, by one task, and has its name only when all of it is on the disk. docs/for
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -36,7 +36,10 @@ __all__ = [
     "Entry",
     "Header",
     "Planes",
+    "block_of",
     "block_size",
+    "chunk_keys",
+    "chunk_rows",
     "layout",
     "root_attributes",
     "row_arrays",
@@ -155,6 +158,23 @@ def layout(name: str, header: Header) -> tuple[tuple[int, ...], str]:
     return layouts[name]
 
 
+def chunk_keys(array: str, header: Header, *, blocks: Iterable[int] | None = None) -> Iterator[str]:
+    """Keys of the chunks of an array, which is given by its path in the store; of all blocks unless some are given."""
+    shape, _ = layout(array.rpartition("/")[2], header)
+    for block in range(header.blocks) if blocks is None else blocks:
+        if len(shape) == 1:
+            yield f"{array}/c/{block}"
+            continue
+        for k in range(shape[0]):
+            yield f"{array}/c/{k}/{block}/0"
+
+
+def chunk_rows(name: str, header: Header) -> int:
+    """Bytes of the rows of a chunk of an array of that name, before its codec."""
+    shape, dtype = layout(name, header)
+    return header.block * int(np.dtype(dtype).itemsize * np.prod(shape[2:], dtype=np.int64))
+
+
 def row_arrays(kind: str, *, masked: bool) -> tuple[str, ...]:
     """The arrays of an entry's rows: deltas, or directions with a mask where any value is zero."""
     if kind == "delta":
@@ -174,6 +194,12 @@ def zstd_level(name: str, kind: str, header: Header) -> int | None:
         return 15
     planes = 2 * header.draws * len(header.groups) * header.n * row_bytes(header.d)
     return 3 if name == "direction" and kind == "sign" and planes <= HELD_BYTES else None
+
+
+def block_of(key: str) -> int:
+    """The block that a chunk belongs to, from its key."""
+    numbers = key.rpartition("/c/")[2].split("/")
+    return int(numbers[len(numbers) // 2])
 
 
 def root_attributes(objects: Objects) -> dict[str, Any] | None:

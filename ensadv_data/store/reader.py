@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import google_crc32c
@@ -14,15 +14,16 @@ import zarr
 from ensadv_data.codec import row_bytes
 from ensadv_data.compression import zstd_decode
 from ensadv_data.errors import AlignmentError, ChunkError, InputError, IntegrityError, UnknownNameError
-from ensadv_data.objects import AT_ONCE, Objects, objects_at
+from ensadv_data.objects import AT_ONCE, Kept, Objects, objects_at
 from ensadv_data.store.chunks import Cache, Chunks
 from ensadv_data.store.layout import (
     FORMAT,
     FORMAT_VERSION,
-    HELD_BYTES,
     Entry,
     Header,
     Planes,
+    chunk_keys,
+    chunk_rows,
     layout,
     root_attributes,
     row_arrays,
@@ -37,6 +38,10 @@ I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
 
+_planes = tuple.__new__  # a third of the time of Planes(…)
+_REMEDY = "copy the store again, or run its precompute command again with --repair"
+
+
 class Store:
     """A complete store, for reading. A chunk is checked the first time that it is used."""
 
@@ -46,7 +51,7 @@ class Store:
         self.place, self.header, self.entries = place, header, entries
         self._masked = masked  # keys of the entries that have a mask
         self._cache = cache
-        self._chunks: dict[str, dict[str, Chunks]] = {}  # by entry's key, then by array
+        self._readers: dict[str, Callable[[I64, I64], Planes]] = {}  # by entry's key
         self._digests = Chunks(
             1, header.n, header.block, width=8, load=lambda draw, block: self._chunk(f"example_digest/c/{block}", 8)
         )
@@ -88,16 +93,14 @@ class Store:
         ChunkError
             A chunk is missing, truncated or corrupted.
         """
-        key = entry.key
-        chunks = self._chunks[key] if key in self._chunks else self._opened(entry)
         try:
-            if entry.kind == "delta":
-                return Planes(delta=chunks["delta"].gather(draws_B, rows_B).view(np.int8))
-            direction = chunks["direction"].gather(draws_B, rows_B)
-            nonzero = chunks["nonzero"].gather(draws_B, rows_B) if "nonzero" in chunks else None
+            read = self._readers[entry.key]
+        except KeyError:
+            read = self._reader(entry)
+        try:
+            return read(draws_B, rows_B)
         except InputError as error:
             raise InputError(f"{self.place}: {error}") from None
-        return Planes(direction, nonzero)
 
     def check_shape(self, shape: tuple[int, ...], data: str) -> None:
         """Refuse images of another shape (C, H, W) than the store's, by the name of their data set.
@@ -147,9 +150,9 @@ class Store:
 
     def held_bytes(self, entry: Entry, blocks: int, draws: int) -> int:
         """Bytes that so many blocks and draws of an entry take in memory when they are read from afar."""
-        header, blocks = self.header, min(blocks, self.header.blocks)
-        width = header.d if entry.kind == "delta" else row_bytes(header.d)
-        return blocks * min(draws, header.draws) * header.block * width * len(self._row_arrays(entry))
+        header = self.header
+        chunks = min(blocks, header.blocks) * min(draws, header.draws)
+        return chunks * sum(chunk_rows(name, header) for name in self._row_arrays(entry))
 
     def object_sizes(self, entry: Entry) -> dict[str, int]:
         """Bytes on disk of each array of an entry.
@@ -159,7 +162,8 @@ class Store:
         ChunkError
             A chunk is missing.
         """
-        keys = {name: list(self._chunk_keys(entry, name)) for name in ("label", *self._row_arrays(entry))}
+        names = ("label", *self._row_arrays(entry))
+        keys = {name: list(chunk_keys(f"{entry.key}/{name}", self.header)) for name in names}
         sizes = self.place.sizes(key for chunks in keys.values() for key in chunks)
         for key in (key for chunks in keys.values() for key in chunks if key not in sizes):
             raise self._missing(key)
@@ -168,13 +172,27 @@ class Store:
     def _row_arrays(self, entry: Entry) -> tuple[str, ...]:
         return row_arrays(entry.kind, masked=self.has_mask(entry))
 
-    def _chunk_keys(self, entry: Entry, name: str) -> Iterator[str]:
-        for block in range(self.header.blocks):
-            if name == "label":
-                yield f"{entry.key}/label/c/{block}"
-                continue
-            for k in range(self.header.draws):
-                yield f"{entry.key}/{name}/c/{k}/{block}/0"
+    def _reader(self, entry: Entry) -> Callable[[I64, I64], Planes]:
+        """What gathers rows of an entry; with no look-up in it: a batch of small rows takes two microseconds."""
+        arrays = self._opened(entry)
+        first, *rest = (array.gather for array in arrays.values())  # direction and perhaps nonzero; or delta
+        if entry.kind == "delta":
+
+            def read(draws_B: I64, rows_B: I64) -> Planes:
+                return Planes(delta=first(draws_B, rows_B).view(np.int8))
+
+        elif rest:
+
+            def read(draws_B: I64, rows_B: I64) -> Planes:
+                return Planes(first(draws_B, rows_B), rest[0](draws_B, rows_B))
+
+        else:
+
+            def read(draws_B: I64, rows_B: I64) -> Planes:
+                return _planes(Planes, (first(draws_B, rows_B), None, None, None))
+
+        self._readers[entry.key] = read
+        return read
 
     def _opened(self, entry: Entry) -> dict[str, Chunks]:
         """The arrays of rows of an entry, by name: chunks are memory-mapped, or decompressed and held for a time."""
@@ -192,10 +210,9 @@ class Store:
                 header.block,
                 width=width,
                 load=load,
-                cache=None if raw and self.place.is_local else self._cache,
+                cache=None if raw and self.place.is_mapped else self._cache,
                 at_once=1 if self.place.is_local else AT_ONCE,
             )
-        self._chunks[entry.key] = opened
         return opened
 
     def _chunk(self, key: str, width: int, *, raw: bool = True) -> U8:
@@ -206,6 +223,7 @@ class Store:
         except ChunkError:
             if self.place.is_local:
                 raise
+            self.place.forget(key)
             return read(key, width)
 
     def _mapped(self, key: str, width: int) -> U8:
@@ -218,12 +236,10 @@ class Store:
         if len(mapped) != expected + 4:
             raise ChunkError(
                 f"{self.place}/{key}: expected {expected + 4} bytes, found {len(mapped)}; "
-                "the chunk is truncated: copy the store again, or make it again with precompute"
+                f"the chunk is truncated: {_REMEDY}"
             )
         if int(google_crc32c.value(mapped[:expected])) != int.from_bytes(mapped[expected:].tobytes(), "little"):
-            raise ChunkError(
-                f"{self.place}/{key}: the checksum does not match; the chunk is corrupted: copy the store again"
-            )
+            raise ChunkError(f"{self.place}/{key}: the checksum does not match; the chunk is corrupted: {_REMEDY}")
         return mapped[:expected].reshape(self.header.block, width)
 
     def _decompressed(self, key: str, width: int) -> U8:
@@ -233,13 +249,11 @@ class Store:
         except OSError:
             raise self._missing(key) from None
         except ChunkError as error:
-            raise ChunkError(f"{self.place}/{key}: {error}; the chunk is corrupted: copy the store again") from None
+            raise ChunkError(f"{self.place}/{key}: {error}; the chunk is corrupted: {_REMEDY}") from None
         return plane.reshape(self.header.block, width)
 
     def _missing(self, key: str) -> ChunkError:
-        return ChunkError(
-            f"{self.place}/{key}: the chunk is missing; copy the store again, or make it again with precompute"
-        )
+        return ChunkError(f"{self.place}/{key}: the chunk is missing; {_REMEDY}")
 
 
 def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -> Store:
@@ -248,7 +262,8 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
     Parameters
     ----------
     cache
-        Where decompressed chunks are held; several stores may share one. None: one of 1 GiB.
+        Where decompressed chunks are held, and copies of far ones kept; several stores may share one. None: one of
+        1 GiB, and no copies.
 
     Raises
     ------
@@ -271,7 +286,8 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
             f"{path}: the store is unfinished ({done} blocks done); run the same precompute command again"
         ) from None
     try:
-        zeros = json.loads(manifest).get("zeros", {})
+        about = json.loads(manifest)
+        zeros = about.get("zeros", {})
         masked = frozenset(key for key in attributes["groups"] if zeros.get(key))
         header = Header(
             data=attributes["data"],
@@ -304,9 +320,12 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
             for name in (*row_arrays(entry.kind, masked=key in masked), "label"):
                 _check_array(leaf, name, entry.kind, header, path)
         _check_array(root, "example_digest", "", header, path)
+        if cache and cache.shelf and not path.is_local:
+            known = {key: (int(o["bytes"]), str(o["sha256"])) for key, o in about["objects"].items()}
+            path = Kept(path, cache.shelf, known)
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{path}: the store's metadata is damaged: {error}; copy the store again") from None
-    return Store(path, header, tuple(entries), masked, cache or Cache(HELD_BYTES))
+    return Store(path, header, tuple(entries), masked, cache or Cache())
 
 
 def _check_array(group: zarr.Group, name: str, kind: str, header: Header, path: Objects) -> None:

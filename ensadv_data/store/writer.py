@@ -82,6 +82,13 @@ class StoreWriter:
     def done(self) -> dict[int, dict[str, Any]]:
         """Valid done records by block; a record whose chunks are not there as it says does not count."""
         keys = [key for key in self.place.keys("progress/") if key.startswith("progress/block-")]
+        return self._valid(keys)
+
+    def record(self, block: int) -> dict[str, Any] | None:
+        """The valid done record of a block; None where there is none."""
+        return self._valid([_record_key(block)]).get(block)
+
+    def _valid(self, keys: Iterable[str]) -> dict[int, dict[str, Any]]:
         found = {key: _record(key, data) for key, data in self.place.read_all(keys).items()}
         records = [record for record in found.values() if record is not None]
         sizes = self.place.sizes(sorted({name for record in records for name in record["objects"]}))
@@ -92,7 +99,13 @@ class StoreWriter:
         }
 
     def write_block(
-        self, block: int, planes: Mapping[str, Planes], digests_N: U64, *, about: Mapping[str, Any] | None = None
+        self,
+        block: int,
+        planes: Mapping[str, Planes],
+        digests_N: U64,
+        *,
+        about: Mapping[str, Any] | None = None,
+        expected: Mapping[str, tuple[int, str]] | None = None,
     ) -> dict[str, Any]:
         """Write every chunk of one block, then its done record.
 
@@ -106,6 +119,8 @@ class StoreWriter:
             uint64 digests of the block's examples.
         about
             What else the record tells of the block.
+        expected
+            Of a finished store: bytes and SHA-256 of its chunks. Only these are written, and no record.
 
         Returns
         -------
@@ -116,6 +131,8 @@ class StoreWriter:
         ------
         OutputError
             The disk is full, or the folder cannot be written.
+        IntegrityError
+            A chunk is another one than expected; it is not written.
         """
         objects, zeros = {}, {}
         for rows in planes.values():  # before anything is written
@@ -123,11 +140,21 @@ class StoreWriter:
             _present(rows.direction if rows.delta is None else rows.delta)
 
         def put(name: str, *parts: bytes | memoryview) -> None:  # at once: no more than a chunk is held
-            self.place.write(name, *parts)
             digest = hashlib.sha256()
             for part in parts:
                 digest.update(part)
-            objects[name] = [sum(map(len, parts)), digest.hexdigest()]
+            found = (sum(map(len, parts)), digest.hexdigest())
+            objects[name] = list(found)
+            if expected:
+                if name not in expected:  # the mask of an entry without zeros
+                    return
+                if found != expected[name]:
+                    raise IntegrityError(
+                        f"{self.place}/{name}: expected SHA-256 {expected[name][1][:16]}… as in the manifest, "
+                        f"computed {found[1][:16]}…; it was left as it is: repair it on hardware and software "
+                        "like those that made it, or copy the store again"
+                    )
+            self.place.write(name, *parts)
 
         put(f"example_digest/c/{block}", *self._chunk("example_digest", digests_N.astype("<u8")))
         for key, rows in planes.items():
@@ -154,7 +181,8 @@ class StoreWriter:
             "zeros": zeros,
             **(about or {}),
         }
-        self.place.write(_record_key(block), _json(record))
+        if not expected:
+            self.place.write(_record_key(block), _json(record))
         return record
 
     def collect(self) -> Collected:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import dask
 import distributed
 import pytest
 from cryptography import x509
@@ -21,20 +22,16 @@ from cryptography.x509.oid import NameOID
 
 from ensadv_data.cluster import Crew, Tls, connected, streamed
 from ensadv_data.errors import EnsadvError, InputError, Interrupted
-from ensadv_data.models import build_model, save_model
 from ensadv_data.precompute import precompute_store
-from ensadv_data.spec import DataSpec, PrecomputeSpec
+from ensadv_data.spec import PrecomputeSpec
+from everywhere import DATA, by_hand, same, spec_in
 from laws import wait_until
-
-DATA = DataSpec(data="mnist-mini", limit=1000)
+from s3 import BUCKET, s3_server
 
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory) -> PrecomputeSpec:
-    path = tmp_path_factory.mktemp("models") / "d.safetensors"
-    module = build_model("D", shape=(1, 28, 28), classes=10, seed=1)
-    save_model(path, module, architecture="D", shape=(1, 28, 28), classes=10, record={})
-    return PrecomputeSpec(models={"d": str(path)}, attacks=("r-fgsm", "pgd:steps=40,step_size=0.01"), draws=2)
+    return spec_in(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -69,34 +66,12 @@ def tls(tmp_path_factory) -> Tls:
     return Tls(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
 
 
-@contextmanager
-def by_hand(folder: Path, *, workers: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A scheduler and workers as somebody starts them in terminals; its address, and the processes."""
-    file = folder / "scheduler.json"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def start(*words: str) -> subprocess.Popen[bytes]:
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen([sys.executable, "-m", "dask", *words], env=environment, cwd=folder, **quiet)
-
-    with ExitStack() as stack:
-        alone = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
-        started = [start("scheduler", *alone)]
-        wait_until(file.exists, started[0])
-        for _ in range(workers):
-            started.append(start("worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard"))
-        for process in started:
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-        with distributed.Client(scheduler_file=str(file), set_as_default=False) as client:
-            client.wait_for_workers(workers, timeout=60) if workers else None
-            address = client.scheduler.address
-        yield address, started
-
-
 def test_a_cluster_started_by_hand_makes_the_same_store(tmp_path, spec, digest):
-    with by_hand(tmp_path, workers=2) as (address, _):
-        assert precompute_store(spec, DATA, tmp_path / "s", scheduler=address).digest == digest
+    """On a disk, and in a bucket."""
+    with s3_server(), by_hand(tmp_path, workers=2) as (address, _):
+        for out in (tmp_path / "s", f"s3://{BUCKET}/s"):
+            assert precompute_store(spec, DATA, out, scheduler=address).digest == digest
+        assert same(tmp_path / "s", f"s3://{BUCKET}/s")
 
 
 def test_a_scheduler_that_is_killed_costs_only_the_blocks_in_flight(tmp_path, spec, digest):
@@ -155,6 +130,16 @@ def suicidal(path: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def often_killed(path: str) -> str:
+    """Takes four workers with it, then works."""
+    file = Path(path)
+    times = len(file.read_bytes()) if file.exists() else 0
+    file.write_bytes(b"x" * (times + 1))
+    if times < 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "made"
+
+
 def place_of(number: int) -> tuple[str, int]:
     time.sleep(0.3)
     return os.environ.get("CUDA_VISIBLE_DEVICES", ""), os.getpid()
@@ -168,14 +153,26 @@ def importable() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def impatient(failures: int) -> Iterator[None]:
+    """Schedulers give a task up after so many workers and one more, not after four: starting them takes seconds."""
+    with importable(), dask.config.set({"distributed.scheduler.allowed-failures": failures}):
+        yield
+
+
 @pytest.fixture(scope="module")
 def crew() -> Iterator[distributed.Client]:
-    with importable(), connected(Crew(1)) as client:
+    with impatient(0), connected(Crew(1)) as client:
         yield client
 
 
 def test_what_may_pass_is_tried_again(tmp_path, crew):
     assert list(streamed(crew, failing, [str(tmp_path / "a"), str(tmp_path / "b")])) == ["made", "made"]
+
+
+def test_a_task_on_which_many_workers_were_killed_by_chance_is_done_in_the_end(tmp_path):
+    with impatient(1), connected(Crew(2)) as client:
+        assert list(streamed(client, often_killed, [str(tmp_path / "a")])) == ["made"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,9 @@ import json
 import shutil
 import signal
 import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,20 +22,18 @@ from obstore.store import from_url
 from zarr.storage import ObjectStore
 
 from ensadv_data.data import open_dataset
-from ensadv_data.errors import ChunkError, InputError, OutputError
+from ensadv_data.errors import ChunkError, InputError, IntegrityError, OutputError
+from ensadv_data.files import sha256_of_file
 from ensadv_data.inspection import compare_stores, describe_store
 from ensadv_data.manifest import read_manifest
-from ensadv_data.models import build_model, save_model
-from ensadv_data.objects import Bucket, objects_at
+from ensadv_data.objects import Bucket, Shelf, objects_at
 from ensadv_data.precompute import precompute_store
-from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec
-from ensadv_data.store import open_store
+from ensadv_data.spec import PrecomputeSpec, TrainSpec
+from ensadv_data.store import Cache, open_store
 from ensadv_data.training import train
+from faults import DATA, LIMIT, shaken, spec_in, trained
 from laws import started
-from s3 import BUCKET, CREDENTIALS, FaultyProxy, s3_server
-
-LIMIT = 400
-DATA = DataSpec(data="mnist-mini", limit=LIMIT)
+from s3 import BUCKET, CREDENTIALS, s3_server
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +44,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory) -> PrecomputeSpec:
-    folder = tmp_path_factory.mktemp("models")
-    for name in "CD":
-        module = build_model(name, shape=(1, 28, 28), classes=10, seed=1)
-        path = folder / f"{name}.safetensors"
-        save_model(path, module, architecture=name, shape=(1, 28, 28), classes=10, record={})
-    models = {name: str(folder / f"{name}.safetensors") for name in "CD"}
-    return PrecomputeSpec(models=models, attacks=("fgsm", "r-fgsm"), draws=2, batch_size=40)
+    return spec_in(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +69,18 @@ def keys_of(prefix: str) -> set[str]:
     return {about["Key"].removeprefix(prefix + "/") for page in pages for about in page.get("Contents", ())}
 
 
-def trained(store: str | Path, out: Path, **options: int) -> bytes:
-    fields = {"architecture": "D", "epochs": 1, "batch_size": 50, "online": "step-ll", "threads": 1}
-    train(TrainSpec(shards=(str(store),), **fields), open_dataset("mnist-mini", "train", limit=LIMIT), out, **options)
-    return out.read_bytes()
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(folder: Path, handler: type[Quiet] = Quiet) -> Iterator[str]:
+    """The URL of a folder behind a web server."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as web:
+        Thread(target=web.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()
 
 
 def test_the_objects_are_the_files(near, far):
@@ -130,16 +133,88 @@ def test_training_reads_from_afar_what_it_reads_from_a_disk(tmp_path, near, far,
     weights = {}
     for name, store in (("near", str(near)), ("far", far)):
         out = tmp_path / f"{name}.safetensors"
-        train(spec.model_copy(update={"shards": (store,)}), data, out, cache_bytes=cache_bytes)
+        train(spec.model_copy(update={"shards": (store,)}), data, out, cache=Cache(cache_bytes))
         weights[name] = out.read_bytes()
     assert weights["near"] == weights["far"]
+
+
+def test_what_is_kept_on_a_disk_is_fetched_once(tmp_path, near, far, monkeypatch):
+    """By two runs, one after the other; what arrives damaged is not kept, and a copy that has gone bad not used."""
+    fetched: Counter[str] = Counter()
+    read, hurt = Bucket.read, "D/r-fgsm/direction/c/1/3/0"
+
+    def counted(self, key):
+        fetched[key] += 1
+        data = read(self, key)
+        return data[::-1] if key == hurt and fetched[key] == 1 else data
+
+    monkeypatch.setattr(Bucket, "read", counted)
+    expected = trained(near, tmp_path / "near.safetensors")
+    shelf = Shelf(tmp_path / "kept", 10**8)
+    for name in "ab":
+        small = Cache(100_000, Shelf(shelf.folder, shelf.limit))  # a global shuffle needs no memory then
+        assert trained(far, tmp_path / f"{name}.safetensors", cache=small) == expected
+    chunks = {key: count for key, count in fetched.items() if "/c/" in key}
+    assert chunks.pop(hurt) == 2
+    assert len(chunks) > 100
+    assert set(chunks.values()) == {1}
+
+    copies = [path for path in shelf.folder.rglob("*") if path.is_file()]
+    assert all(sha256_of_file(path) == path.name for path in copies)
+    gone = next(key for key in chunks if "/r-fgsm/direction/" in key)
+    digest = read_manifest(far).objects[gone].sha256
+    shelf.path(digest).write_bytes(bytes(shelf.path(digest).stat().st_size))
+    assert trained(far, tmp_path / "c.safetensors", cache=small) == expected
+    assert sha256_of_file(shelf.path(digest)) == digest
+    assert fetched[gone] == 2
+
+
+def test_copies_make_place_for_others(tmp_path, near, far):
+    """Where the store does not fit, blocks are read in windows, and no more than the limit stays."""
+    limit, shelf = 60_000, tmp_path / "kept"
+    sizes = []
+
+    class Watched(Shelf):
+        def put(self, digest, data):
+            super().put(digest, data)
+            sizes.append(sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()))
+
+    data = open_dataset("mnist-mini", "train", limit=LIMIT)
+    weights = []
+    for store, cache in ((near, None), (far, Cache(300_000, Watched(shelf, limit)))):
+        spec = TrainSpec(architecture="D", epochs=1, batch_size=50, shards=(str(store),), threads=1, window=2)
+        out = tmp_path / f"{len(weights)}.safetensors"
+        train(spec, data, out, cache=cache)
+        weights.append(out.read_bytes())
+    assert weights[0] == weights[1]
+    assert len(sizes) > 40
+    assert limit / 2 < max(sizes) <= limit
+    (shelf / "ab").mkdir(exist_ok=True)
+    mine = shelf / "ab" / "notes.txt"
+    mine.write_text("mine")
+    Shelf(shelf, 1).put("ab" * 32, b"xyz")
+    assert {path.name for path in shelf.rglob("*") if path.is_file()} == {"notes.txt", "ab" * 32}
+
+
+def test_a_manifest_cannot_name_files_elsewhere(tmp_path, far, near):
+    there = json.loads((near / "manifest.json").read_bytes())
+    key = next(iter(there["objects"]))
+    there["objects"][key]["sha256"] = "../../evil"
+    shutil.copytree(near, tmp_path / "store")
+    (tmp_path / "store/manifest.json").write_text(json.dumps(there))
+    with (
+        serving(tmp_path / "store") as url,
+        pytest.raises(IntegrityError, match=r"expected a SHA-256, got '\.\./\.\./evil'"),
+    ):
+        open_store(url, cache=Cache(10**6, Shelf(tmp_path / "kept", 10**8)))
+    assert not (tmp_path / "kept").exists()
 
 
 def test_a_cache_that_would_fetch_chunks_again_and_again_is_refused(tmp_path, far):
     with pytest.raises(
         InputError, match=r"expected a global shuffle of s3://shards/team/store to fit in --cache-bytes"
     ):
-        trained(far, tmp_path / "m.safetensors", cache_bytes=300_000)
+        trained(far, tmp_path / "m.safetensors", cache=Cache(300_000))
 
 
 def test_stores_are_inspected_and_compared_from_afar(near, far):
@@ -158,18 +233,11 @@ def test_stock_zarr_reads_it(near, far):
 
 def test_a_web_server_is_read_and_not_written(tmp_path, near, spec):
     shutil.copytree(near, tmp_path / "files/store")
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "files"))) as web:
-        Thread(target=web.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{web.server_port}/store"
+    with serving(tmp_path / "files") as root:
+        url = f"{root}/store"
         assert trained(url, tmp_path / "a.safetensors") == trained(near, tmp_path / "b.safetensors")
         with pytest.raises(OutputError, match="a web server is for reading"):
             precompute_store(spec, DATA, url, workers=0)
-        web.shutdown()
 
 
 def test_a_damaged_and_a_missing_chunk_are_named(server, far):
@@ -212,21 +280,11 @@ def test_a_chunk_that_is_damaged_on_its_way_is_fetched_again(near, far, monkeypa
     assert damaged == [f"{key}/direction/c/1/3/0"]
 
 
-def test_a_network_that_fails_at_random_changes_nothing(tmp_path, server, spec, near, monkeypatch):
+def test_a_network_that_fails_at_random_changes_nothing(tmp_path, server, spec, near):
     """Errors 500 and 503, connections refused and cut in the middle of an answer, and slow ones."""
-    with FaultyProxy(server, share=0.15, seed=4) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
-        url = f"s3://{BUCKET}/shaken"
-        precompute_store(spec, DATA, url, workers=0)
-        assert read_manifest(url).to_bytes() == read_manifest(near).to_bytes()
-        assert trained(url, tmp_path / "far.safetensors") == trained(near, tmp_path / "near.safetensors")
-    assert sum(proxy.faults.values()) > 30
-    assert min(proxy.faults.values()) > 0, proxy.faults
-    here, there = objects_at(near), objects_at(url)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server}")
-    there = objects_at(url)
-    for key in read_manifest(near).objects:
-        assert there.read(key) == here.read(key)
+    faults = shaken(spec, near, tmp_path, server, seed=4, share=0.15, workers=0)
+    assert faults.total() > 30
+    assert min(faults.values()) > 0, faults
 
 
 def test_what_cannot_be_reached_is_said_without_secrets(server, monkeypatch, capsys):
@@ -271,20 +329,13 @@ def test_a_server_that_never_answers_can_be_given_up(server, monkeypatch, sent):
 def test_a_web_server_that_denies_what_is_not_there_is_read(near, tmp_path):
     """As S3 does where nobody may list the bucket."""
 
-    class Denying(SimpleHTTPRequestHandler):
+    class Denying(Quiet):
         def send_error(self, code, *_):
             super().send_error(403 if code == 404 else code)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Denying, directory=str(near))) as web:
-        Thread(target=web.serve_forever, daemon=True).start()
-        store = open_store(f"http://127.0.0.1:{web.server_port}")
-        assert [store.has_mask(entry) for entry in store.entries] == [
-            open_store(near).has_mask(e) for e in store.entries
-        ]
-        web.shutdown()
+    with serving(near, Denying) as url:
+        store, here = open_store(url), open_store(near)
+        assert [store.has_mask(entry) for entry in store.entries] == [here.has_mask(entry) for entry in here.entries]
 
 
 def test_progress_of_killed_clients_is_no_store(server, far):

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import click
 
-from ensadv_data.commands import chains, making, measuring, showing
+from ensadv_data.commands import chains, making, measuring, moving, showing
 
 __all__ = ["cli"]
 
@@ -30,6 +30,8 @@ for command in (
     measuring.evaluate,
     measuring.diagnose,
     measuring.bench,
+    moving.push,
+    moving.pull,
     showing.inspect,
     showing.report,
 ):

@@ -85,6 +85,7 @@ def describe_store(path: Objects | Path | str) -> StoreSummary:
     manifest = read_manifest(path)
     header = store.header
     entries = tuple(_describe_entries(store, manifest.zeros))
+    here = ("example_digest/", *(f"{entry.key}/" for entry in store.entries))
     return StoreSummary(
         path=str(path),
         digest=manifest.digest,
@@ -95,7 +96,7 @@ def describe_store(path: Objects | Path | str) -> StoreSummary:
         draws=header.draws,
         blocks=header.blocks,
         block=header.block,
-        bytes=sum(record.bytes for record in manifest.objects.values()),
+        bytes=sum(record.bytes for key, record in manifest.objects.items() if key.startswith(here)),
         mode=str(header.plan.get("mode")),
         labels=str(header.plan.get("labels", "predicted")),
         bits_per_value=sum(row.bits_per_value for row in entries) / len(entries),

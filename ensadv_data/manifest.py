@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ensadv_data.errors import InputError, IntegrityError
 from ensadv_data.objects import Objects, objects_at
 
-__all__ = ["DataRecord", "Manifest", "ObjectRecord", "SourceRecord", "read_manifest"]
+__all__ = ["DataRecord", "Manifest", "ObjectRecord", "SourceRecord", "parse_manifest", "read_manifest"]
 
 
 class _Record(BaseModel):
@@ -85,10 +85,23 @@ def read_manifest(store: Objects | Path | str) -> Manifest:
     """
     place = objects_at(store)
     try:
-        return Manifest.model_validate_json(place.read("manifest.json"))
+        raw = place.read("manifest.json")
     except OSError:
         raise InputError(f"expected a manifest at {place}/manifest.json, found none; is the store finished?") from None
+    return parse_manifest(raw, f"{place}/manifest.json")
+
+
+def parse_manifest(raw: bytes, where: str) -> Manifest:
+    """The manifest that some bytes are.
+
+    Raises
+    ------
+    IntegrityError
+        They are not a manifest of this version; the message begins with ``where``.
+    """
+    try:
+        return Manifest.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise IntegrityError(f"{place}/manifest.json: {where}: {first['msg'].lower()}; copy the store again") from None
+        field = ".".join(str(part) for part in first["loc"])
+        raise IntegrityError(f"{where}: {field}: {first['msg'].lower()}; copy the store again") from None

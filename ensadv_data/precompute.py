@@ -23,14 +23,23 @@ from ensadv_data.calibration import best_batch_size
 from ensadv_data.cluster import HERE, Crew, Tls, connected, streamed
 from ensadv_data.data import Dataset
 from ensadv_data.dist import available_cores, check_device, intra_op_threads
-from ensadv_data.errors import InputError, IntegrityError, Interrupted
+from ensadv_data.errors import InputError, IntegrityError, Interrupted, OutputError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
 from ensadv_data.models import Model, check_models, load_model, with_leaves
 from ensadv_data.objects import Objects, is_url, objects_at
 from ensadv_data.perturbation import entries_of, equal_draws
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, PrecomputeSpec
-from ensadv_data.store import Header, StoreWriter, block_of, block_size, damaged_blocks, root_attributes, shortened
+from ensadv_data.store import (
+    PART,
+    Header,
+    StoreWriter,
+    block_of,
+    block_size,
+    damaged_blocks,
+    root_attributes,
+    shortened,
+)
 
 __all__ = ["Outcome", "header_of", "manifest_of", "precompute_store"]
 
@@ -97,6 +106,8 @@ def precompute_store(
     models = [load_model(reference, name=name, device=spec.device) for name, reference in spec.models.items()]
     check_models(models, dataset, device=spec.device)
     place = objects_at(out)
+    if place.is_local and place.has(PART):
+        raise OutputError(f"{out} holds a part of a store that was pulled; it was not touched: choose another --out")
     spec, notes = _sized(spec, dataset, models, place)
     header = header_of(spec, dataset, models)
     entries = tuple(entry for model in models for entry in entries_of(spec, model).values())

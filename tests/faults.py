@@ -1,11 +1,12 @@
-"""Precompute into a bucket and training from it while requests fail at random: how many, and what was found.
+"""Precompute and push into a bucket, pull and training from it while requests fail: how many, and what was found.
 
     python tests/faults.py --faults 1000 --seed 1
 
 A proxy before a real S3 server of this machine answers some requests with 500 or 503, refuses some, cuts answers in the
 middle and delays some. A store is computed through it, with two workers, and a model trained on it for an epoch, twice:
-once with chunks in memory, once with copies on a disk. Store and weights must equal those that were made on a disk
-without any fault. Then the next store. The summary is JSON; docs/reliability.md has that of the run above.
+once with chunks in memory, once with copies on a disk. A store that was made on a disk without any fault is pushed
+through it and pulled again. Stores and weights must equal those of that disk. Then the next store. The summary is JSON;
+docs/reliability.md has that of the run above.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ensadv_data.manifest import read_manifest
 from ensadv_data.models import build_model, save_model
 from ensadv_data.objects import Shelf, objects_at
 from ensadv_data.precompute import precompute_store
+from ensadv_data.remote import pull, push
 from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.store import Cache
 from ensadv_data.training import train
@@ -63,11 +65,15 @@ def shaken(
         assert read_manifest(url).to_bytes() == read_manifest(near).to_bytes()
         expected = trained(near, folder / f"near{seed}.safetensors")
         assert trained(url, folder / f"far{seed}.safetensors") == expected
+        push(near, f"{url}-pushed")
+        pull(f"{url}-pushed", folder / f"pulled{seed}")
+        assert (folder / f"pulled{seed}" / "manifest.json").read_bytes() == read_manifest(near).to_bytes()
         kept = Cache(10**8, Shelf(folder / f"kept{seed}", 10**8))
         assert trained(url, folder / f"kept{seed}.safetensors", cache=kept) == expected
-    here, there = objects_at(near), objects_at(url)
-    for key in read_manifest(near).objects:
-        assert there.read(key) == here.read(key), f"seed {seed}: {key}"
+    here = objects_at(near)
+    for there in map(objects_at, (url, f"{url}-pushed", folder / f"pulled{seed}")):
+        for key in read_manifest(near).objects:
+            assert there.read(key) == here.read(key), f"seed {seed}: {there}/{key}"
     return Counter(proxy.faults)
 
 

@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "journal",
         "meter",
         "online",
+        "remote",
         "report",
     ),
     ("blocks",),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ensadv_data.errors import OutputError
+from ensadv_data.errors import IntegrityError, OutputError
 from ensadv_data.files import is_leftover, naming_trouble, write_atomic
 
-__all__ = ["Folder", "Objects", "Part"]
+__all__ = ["Folder", "Objects", "Part", "check_size"]
 
 Part = bytes | memoryview
 
@@ -26,13 +30,20 @@ class Objects(ABC):
     is_mapped: bool  # arrays are maps of files: holding them takes no memory
 
     @abstractmethod
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, at_most: int | None = None) -> bytes:
         """The bytes of an object.
+
+        Parameters
+        ----------
+        at_most
+            Bytes that it may have; a larger one is not read.
 
         Raises
         ------
         FileNotFoundError
             There is none.
+        IntegrityError
+            It has more bytes.
         InputError
             It cannot be reached, or may not be read.
         """
@@ -56,8 +67,12 @@ class Objects(ABC):
         """Bytes of those of the objects that are there."""
 
     @abstractmethod
+    def listed(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of everything below a prefix that ends with ``/``, by key, sorted."""
+
     def keys(self, prefix: str) -> list[str]:
         """Keys below a prefix that ends with ``/``, sorted."""
+        return list(self.listed(prefix))
 
     @abstractmethod
     def write(self, key: str, *parts: Part) -> None:
@@ -67,6 +82,16 @@ class Objects(ABC):
         ------
         OutputError
             It cannot be written; nothing is there then that was not there before.
+        """
+
+    @abstractmethod
+    def claim(self, key: str, data: bytes) -> bytes:
+        """Write a small object unless it is there; what is there then. Of several at once, one gets its bytes there.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
         """
 
     @abstractmethod
@@ -106,10 +131,12 @@ class Folder(Objects):
     def __str__(self) -> str:
         return str(self.path)
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, at_most: int | None = None) -> bytes:
         """The bytes of a file."""
         try:
-            return (self.path / key).read_bytes()
+            with (self.path / key).open("rb") as file:
+                check_size(f"{self}/{key}", os.fstat(file.fileno()).st_size, at_most)
+                return file.read()
         except NotADirectoryError as error:
             raise FileNotFoundError(*error.args) from None
 
@@ -128,17 +155,32 @@ class Folder(Objects):
                 continue
         return found
 
-    def keys(self, prefix: str) -> list[str]:
-        """Files below a folder."""
-        try:
-            files = [file for file in (self.path / prefix).rglob("*") if file.is_file() and not is_leftover(file)]
-        except FileNotFoundError:  # somebody deletes it
-            return []
-        return sorted(file.relative_to(self.path).as_posix() for file in files)
+    def listed(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of the files below a folder."""
+        found = {}
+        for folder, _, names in os.walk(self.path / prefix):  # what somebody deletes meanwhile is not there
+            for file in (Path(folder, name) for name in names):
+                with suppress(FileNotFoundError):
+                    about = file.stat()
+                    if stat.S_ISREG(about.st_mode) and not is_leftover(file):
+                        found[file.relative_to(self.path).as_posix()] = about.st_size
+        return dict(sorted(found.items()))
 
     def write(self, key: str, *parts: Part) -> None:
         """Write a file."""
         write_atomic(self.path / key, *parts)
+
+    def claim(self, key: str, data: bytes) -> bytes:
+        """Write a file unless it is there."""
+        path = self.path / key
+        mine = path.with_name(f".partial-{os.getpid()}-{threading.get_ident()}-{path.name}")
+        write_atomic(mine, data)
+        try:
+            with naming_trouble(path), suppress(FileExistsError):
+                os.link(mine, path)  # whole, and only if the name is free
+        finally:
+            mine.unlink()
+        return path.read_bytes()
 
     def delete(self, prefix: str) -> None:
         """Delete a folder."""
@@ -155,3 +197,15 @@ class Folder(Objects):
         with naming_trouble(self.path):
             for left in filter(is_leftover, self.path.rglob("*.partial*")):
                 left.unlink(missing_ok=True)
+
+
+def check_size(where: str, size: int, at_most: int | None) -> None:
+    """Refuse to read more than there may be.
+
+    Raises
+    ------
+    IntegrityError
+        The message has both sizes.
+    """
+    if at_most is not None and size > at_most:
+        raise IntegrityError(f"{where}: expected at most {at_most:,} bytes, found {size:,}; it was not read")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -21,7 +22,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import from_url
 
 from ensadv_data.errors import InputError, OutputError
-from ensadv_data.objects.base import Objects, Part
+from ensadv_data.objects.base import Objects, Part, check_size
 
 __all__ = ["AT_ONCE", "SCHEMES", "Bucket"]
 
@@ -29,6 +30,7 @@ SCHEMES = ("s3", "gs", "az", "http", "https")
 T = TypeVar("T")
 
 AT_ONCE = 16  # requests
+_LISTED = 64  # sizes of more objects than that are had from a list
 _ATTEMPTS = 5  # at a request whose answer was cut short; the client retries errors of the server by itself
 # The first is of a whole request: a chunk has 32 MiB.
 _OPTIONS = {"timeout": timedelta(minutes=10), "connect_timeout": timedelta(seconds=10)}
@@ -69,9 +71,9 @@ class Bucket(Objects):
     def __str__(self) -> str:
         return self._url
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, at_most: int | None = None) -> bytes:
         """The bytes of an object; asked for again where the answer is cut short."""
-        return bytes(self._got(key))
+        return bytes(self._got(key, at_most=at_most))
 
     def read_all(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The bytes of those objects that are there, some requests at once."""
@@ -83,6 +85,10 @@ class Bucket(Objects):
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Bytes of those objects that are there, some requests at once."""
+        keys = list(keys)
+        if len(keys) > _LISTED and not self._is_web:  # a thousand an answer, where each would be asked for by itself
+            there = self.listed(posixpath.commonpath(keys).rpartition("/")[0] + "/")
+            return {key: there[key] for key in keys if key in there}
 
         def size(key: str) -> tuple[str, int] | None:
             try:
@@ -92,12 +98,12 @@ class Bucket(Objects):
 
         return _at_once(size, keys)
 
-    def keys(self, prefix: str) -> list[str]:
-        """Keys below a prefix; a web server does not tell."""
+    def listed(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of everything below a prefix; a web server does not tell."""
         if self._is_web:
-            return []
+            return {}
         pages = self._again("list", prefix, lambda: list(obstore.list(self._store, prefix)))
-        return sorted(about["path"] for page in pages for about in page)
+        return dict(sorted((about["path"], int(about["size"])) for page in pages for about in page))
 
     def write(self, key: str, *parts: Part) -> None:
         """Put an object; one that is there already stays if it has these bytes, and is put anew if it has not."""
@@ -107,6 +113,12 @@ class Bucket(Objects):
         except FileExistsError:
             if self._got(key, what="write") != data:
                 self._again("write", key, lambda: obstore.put(self._store, key, data, use_multipart=False))
+
+    def claim(self, key: str, data: bytes) -> bytes:
+        """Put an object unless it is there."""
+        with suppress(FileExistsError):
+            self._again("write", key, lambda: obstore.put(self._store, key, data, mode="create", use_multipart=False))
+        return self.read(key)
 
     def delete(self, prefix: str) -> None:
         """Delete everything below a prefix."""
@@ -119,8 +131,13 @@ class Bucket(Objects):
             raise OutputError(f"expected a place that can be written, got {self}; a web server is for reading")
         return not self._again("list", "", lambda: next(iter(obstore.list(self._store, chunk_size=1)), None))
 
-    def _got(self, key: str, *, what: str = "read") -> Any:
-        return self._again(what, key, lambda: obstore.get(self._store, key).bytes())
+    def _got(self, key: str, *, what: str = "read", at_most: int | None = None) -> Any:
+        def ask() -> Any:
+            answer = obstore.get(self._store, key)
+            check_size(f"{self}/{key}", int(answer.meta["size"]), at_most)
+            return answer.bytes()
+
+        return self._again(what, key, ask)
 
     def _again(self, what: str, key: str, request: Callable[[], T]) -> T:
         """The answer to a request, which is made again where it was cut short. Ctrl-C does not wait for it."""

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ensadv_data.errors import ChunkError
 from ensadv_data.files import naming_trouble, write_atomic
-from ensadv_data.objects.base import Objects, Part
+from ensadv_data.objects.base import Objects, Part, check_size
 
 __all__ = ["Kept", "Shelf"]
 
@@ -129,11 +129,12 @@ class Kept(Objects):
     def __str__(self) -> str:
         return str(self.far)
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, at_most: int | None = None) -> bytes:
         """The bytes of an object."""
         if key not in self._known:
-            return self.far.read(key)
-        _, digest = self._known[key]
+            return self.far.read(key, at_most=at_most)
+        size, digest = self._known[key]
+        check_size(f"{self}/{key}", size, at_most)
         path = self._shelf.path(digest)
         try:
             data = path.read_bytes()
@@ -170,13 +171,17 @@ class Kept(Objects):
         """Bytes of those objects that are there."""
         return self.far.sizes(keys)
 
-    def keys(self, prefix: str) -> list[str]:
-        """Keys below a prefix."""
-        return self.far.keys(prefix)
+    def listed(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of everything below a prefix."""
+        return self.far.listed(prefix)
 
     def write(self, key: str, *parts: Part) -> None:
         """Write an object; no copy is kept."""
         self.far.write(key, *parts)
+
+    def claim(self, key: str, data: bytes) -> bytes:
+        """Write an object unless it is there."""
+        return self.far.claim(key, data)
 
     def delete(self, prefix: str) -> None:
         """Delete everything below a prefix."""
@@ -187,7 +192,8 @@ class Kept(Objects):
         return self.far.is_free()
 
     def _fetched(self, key: str) -> bytes:
-        data, (size, digest) = self.far.read(key), self._known[key]
+        size, digest = self._known[key]
+        data = self.far.read(key, at_most=size)
         if (found := hashlib.sha256(data).hexdigest()) != digest:
             raise ChunkError(
                 f"{self}/{key}: expected {size} bytes with SHA-256 {digest[:16]}…, as the manifest has it, got "

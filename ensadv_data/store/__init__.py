@@ -15,6 +15,7 @@ from ensadv_data.store.layout import (
     root_attributes,
     shortened,
 )
+from ensadv_data.store.part import PART, Part, read_part
 from ensadv_data.store.perturbed import Move, packed_moves, perturb_images
 from ensadv_data.store.reader import Store, open_store
 from ensadv_data.store.writer import StoreWriter
@@ -22,10 +23,12 @@ from ensadv_data.store.writer import StoreWriter
 __all__ = [
     "FORMAT_VERSION",
     "HELD_BYTES",
+    "PART",
     "Cache",
     "Entry",
     "Header",
     "Move",
+    "Part",
     "Planes",
     "Store",
     "StoreWriter",
@@ -35,6 +38,7 @@ __all__ = [
     "open_store",
     "packed_moves",
     "perturb_images",
+    "read_part",
     "root_attributes",
     "shortened",
 ]

@@ -30,6 +30,7 @@ from ensadv_data.store.layout import (
     zstd_level,
 )
 from ensadv_data.store.metadata import fetched_group
+from ensadv_data.store.part import groups_here
 
 __all__ = ["Store", "open_store"]
 
@@ -268,7 +269,7 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
     Raises
     ------
     InputError
-        There is no store, it is unfinished, or its format is not one that this version reads.
+        There is no store, it is unfinished or was fetched in part, or its format is not one that this version reads.
     ChunkError
         An array is missing.
     """
@@ -302,9 +303,10 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
         )
         if attributes["block"] != header.block:
             raise InputError(f"{path}: expected blocks of {header.block} examples, found {attributes['block']}")
-        root = fetched_group(path, header.groups, masked)
+        groups = groups_here(path, manifest, header)
+        root = fetched_group(path, groups, masked)
         entries = []
-        for key in header.groups:
+        for key in groups:
             source, _, attack = key.partition("/")
             if key not in root:
                 raise ChunkError(f"{path}: the group {key} is missing; copy the store again")

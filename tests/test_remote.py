@@ -1,0 +1,220 @@
+"""push and pull between folders: what arrives, what is refused, and what a copy that was cut off becomes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from ensadv_data.errors import ChunkError, InputError, IntegrityError, Interrupted, OutputError, UnknownNameError
+from ensadv_data.inspection import describe_store
+from ensadv_data.manifest import read_manifest
+from ensadv_data.objects import Folder
+from ensadv_data.precompute import precompute_store
+from ensadv_data.remote import Wanted, copies, pull, push
+from ensadv_data.store import open_store
+from faults import DATA, spec_in, trained
+
+BLOCKS = 16
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    return spec_in(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, spec) -> Path:
+    out = tmp_path_factory.mktemp("made") / "store"
+    precompute_store(spec, DATA, out, workers=0)
+    return out
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_pushed_and_pulled_is_the_same_store(tmp_path, store):
+    (store / "README.md").write_text("about it")
+    pushed = push(store, tmp_path / "far")
+    assert files(tmp_path / "far") == files(store)
+    pulled = pull(tmp_path / "far", tmp_path / "near")
+    assert files(tmp_path / "near") == files(store)
+    (store / "README.md").unlink()
+    assert pushed.objects == pulled.objects == len(read_manifest(store).objects)
+    assert pushed.digest == pulled.digest == read_manifest(store).digest
+    again = pull(tmp_path / "far", tmp_path / "near")
+    assert (again.objects, again.there) == (0, pulled.objects)
+    assert push(store, tmp_path / "far").objects == 0
+
+
+def test_one_source_trains_as_its_own_store_does(tmp_path, store, spec):
+    """Equal directions, whatever else the store that they were pulled from has."""
+    mine = spec.model_copy(update={"models": {"D": spec.models["D"]}})
+    precompute_store(mine, DATA, tmp_path / "alone", workers=0)
+    pulled = pull(store, tmp_path / "part", wanted=Wanted(sources=("D",)))
+    assert 0 < pulled.objects < len(read_manifest(store).objects)
+    assert [entry.key for entry in open_store(tmp_path / "part").entries] == ["D/fgsm", "D/r-fgsm"]
+    alone, part = (load(trained(tmp_path / name, tmp_path / f"{name}.safetensors")) for name in ("alone", "part"))
+    assert alone.keys() == part.keys()
+    assert all(torch.equal(alone[name], part[name]) for name in alone)
+    here = describe_store(tmp_path / "part")
+    assert {row.source for row in here.entries} == {"D"}
+    assert here.bytes == describe_store(tmp_path / "alone").bytes
+
+
+def test_a_part_grows_until_it_is_the_whole(tmp_path, store):
+    out = tmp_path / "part"
+    pull(store, out, wanted=Wanted(sources=("D",), attacks=("fgsm",), blocks=frozenset({0, 1, 5})))
+    part = json.loads((out / "part.json").read_bytes())
+    assert part["blocks"] == {"D/fgsm": [[0, 1], [5, 5]]}
+    with pytest.raises(InputError, match=rf"expected all {BLOCKS} blocks of D/fgsm, found 3; pull the rest"):
+        open_store(out)
+    pull(store, out, wanted=Wanted(attacks=("fgsm",)))
+    assert [entry.key for entry in open_store(out).entries] == ["C/fgsm", "D/fgsm"]
+    with pytest.raises(InputError, match="expected a whole store at"):
+        push(out, tmp_path / "elsewhere")
+    pull(store, out)
+    assert files(out) == files(store)
+
+
+def test_precompute_does_not_touch_a_part(tmp_path, store, spec):
+    out = tmp_path / "part"
+    pull(store, out, wanted=Wanted(sources=("D",)))
+    before = files(out)
+    with pytest.raises(OutputError, match="a part of a store that was pulled"):
+        precompute_store(spec, DATA, out, workers=0)
+    assert files(out) == before
+
+
+@pytest.mark.parametrize("stopped", [1, 20, 100])
+@pytest.mark.parametrize("direction", ["push", "pull"])
+def test_a_copy_that_was_stopped_is_no_store_and_goes_on(tmp_path, store, monkeypatch, direction, stopped):
+    out, copied = tmp_path / "copy", []
+    real = copies.checked
+
+    def checked(place, key, record, **options):
+        copied.append(key)
+        if len(copied) == stopped:
+            raise KeyboardInterrupt
+        return real(place, key, record, **options)
+
+    monkeypatch.setattr(f"ensadv_data.remote.{direction}ing.checked", checked)
+    move = push if direction == "push" else pull
+    with pytest.raises(Interrupted, match="what has arrived is kept, and the same command goes on"):
+        move(store, out)
+    with pytest.raises(InputError, match=r"unfinished|found none"):
+        open_store(out)
+    first = len(copied)
+    moved = move(store, out)
+    assert len(copied) - first == moved.objects <= len(read_manifest(store).objects)
+    assert moved.there + moved.objects == len(read_manifest(store).objects)
+    assert files(out) == files(store)
+
+
+def test_what_is_damaged_on_its_way_is_asked_for_again(tmp_path, store, monkeypatch):
+    key, times = sorted(read_manifest(store).objects)[7], []
+    real = Folder.read
+
+    def read(self, name, **options):
+        data = real(self, name, **options)
+        if name == key:
+            times.append(name)
+            return data[:-1] + bytes([data[-1] ^ 1]) if len(times) < 3 else data
+        return data
+
+    monkeypatch.setattr(Folder, "read", read)
+    pull(store, tmp_path / "copy")
+    assert len(times) == 3
+    assert (tmp_path / "copy" / key).read_bytes() == (store / key).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["flipped", "shorter", "longer", "missing", "document", "large document"])
+@pytest.mark.parametrize("move", [push, pull])
+def test_an_object_that_is_not_the_manifests_ends_it(tmp_path, store, kind, move):
+    origin = tmp_path / "origin"
+    shutil.copytree(store, origin)
+    key = sorted(read_manifest(store).objects)[20]
+    data = (origin / key).read_bytes()
+    if kind == "missing":
+        (origin / key).unlink()
+    elif "document" in kind:
+        key = "C/fgsm/zarr.json"
+        (origin / key).write_bytes(b" " * 2**21) if "large" in kind else (origin / key).unlink()
+    else:
+        changed = {"flipped": bytes([data[0] ^ 4]) + data[1:], "shorter": data[:-3], "longer": data + b"\0"}
+        (origin / key).write_bytes(changed[kind])
+    with pytest.raises(IntegrityError, match=key):
+        move(origin, tmp_path / "copy")
+    assert not (tmp_path / "copy" / "manifest.json").exists()
+    assert not (tmp_path / "copy" / key).exists()
+    assert not list((tmp_path / "copy").rglob("*.partial*"))
+
+
+def test_what_is_there_of_another_store_stays(tmp_path, store, spec):
+    other = tmp_path / "other"
+    precompute_store(spec.model_copy(update={"draws": 1}), DATA, other, workers=0)
+    before = files(other)
+    for move in (push, pull):
+        with pytest.raises(OutputError, match="holds another store; it was not touched"):
+            move(store, other)
+    assert files(other) == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    begun = tmp_path / "begun"
+    push(other, begun)
+    (begun / "manifest.json").unlink()
+    Folder(begun).claim("progress/push.json", b'{"manifest": "of another"}\n')
+    for move in (push, pull):
+        with pytest.raises(OutputError, match="holds something else than a copy of this store"):
+            move(store, tmp_path / "mine")
+    with pytest.raises(OutputError, match="holds the beginning of a copy of another store"):
+        push(store, begun)
+    assert files(tmp_path / "mine") == {"notes.txt": b"mine"}
+
+
+def test_a_manifest_that_is_known_decides(tmp_path, store, spec):
+    pin = (store / "manifest.json").read_bytes()
+    pull(store, tmp_path / "copy", pin=pin)
+    assert files(tmp_path / "copy") == files(store)
+    other = tmp_path / "other"
+    precompute_store(spec.model_copy(update={"seed": 5}), DATA, other, workers=0)
+    with pytest.raises(ChunkError, match=r"expected .* as the manifest has it"):
+        pull(other, tmp_path / "wrong", pin=pin)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "said"),
+    [
+        (Wanted(sources=("Z",)), UnknownNameError, "unknown source of the store 'Z'; known: C, D"),
+        (Wanted(attacks=("pgd",)), UnknownNameError, "unknown attack of the store 'pgd'; known: fgsm, r-fgsm"),
+        (Wanted(blocks=frozenset({3, 16})), InputError, "expected blocks from 0 to 15, got 16"),
+        (Wanted(blocks=frozenset()), InputError, "expected something to pull"),
+    ],
+)
+def test_a_part_that_there_is_not(tmp_path, store, wanted, error, said):
+    with pytest.raises(error, match=said):
+        pull(store, tmp_path / "copy", wanted=wanted)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_nothing_to_copy_is_said(tmp_path):
+    for move in (push, pull):
+        with pytest.raises(InputError, match=r"found no manifest.json; is the store finished"):
+            move(tmp_path / "none", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"manifest": "00", "blocks": {"D/fgsm": [[0]]}}', '{"manifest": "00", "blocks": {}}']
+)
+def test_a_part_that_is_not_as_written_is_found(tmp_path, store, text):
+    out = tmp_path / "part"
+    pull(store, out, wanted=Wanted(sources=("D",)))
+    (out / "part.json").write_text(text)
+    with pytest.raises(IntegrityError, match=r"part.json"):
+        open_store(out)

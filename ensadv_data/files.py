@@ -14,7 +14,7 @@ from typing import Any
 
 from ensadv_data.errors import OutputError
 
-__all__ = ["is_leftover", "naming_trouble", "sha256_of_file", "sync", "write_atomic", "write_json"]
+__all__ = ["is_leftover", "naming_trouble", "sha256_of_file", "write_atomic", "write_json"]
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -51,14 +51,8 @@ def naming_trouble(path: Path, *, hint: str = "") -> Iterator[None]:
         ) from error
 
 
-def write_atomic(path: Path, *data: bytes | memoryview, is_settled: bool = True) -> None:
+def write_atomic(path: Path, *data: bytes | memoryview) -> None:
     """Write ``data``, one after the other, to ``path`` so that the name never holds a part of it.
-
-    Parameters
-    ----------
-    is_settled
-        Whether it must be on the disk before the function returns. Else a machine that stops may leave a file of that
-        name with other bytes, and the caller sees to it that none is believed.
 
     Raises
     ------
@@ -71,17 +65,15 @@ def write_atomic(path: Path, *data: bytes | memoryview, is_settled: bool = True)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.writelines(data)
-                if is_settled:
-                    file.flush()
-                    os.fsync(file.fileno())
+                file.flush()
+                os.fsync(file.fileno())
             os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
             raise
-        if is_settled:
-            sync(path.parent)
+        _sync_folder(path.parent)
 
 
 def is_leftover(path: Path) -> bool:
@@ -106,9 +98,9 @@ def _umask() -> int:
     return mask
 
 
-def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk: a rename is durable only once its folder is."""
-    handle = os.open(path, os.O_RDONLY)
+def _sync_folder(folder: Path) -> None:
+    """A rename is durable only once its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

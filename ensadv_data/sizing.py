@@ -19,6 +19,7 @@ from ensadv_data.blocks import PART
 from ensadv_data.compression import zstd_encode
 from ensadv_data.manifest import ObjectRecord
 from ensadv_data.models import Model
+from ensadv_data.objects import ASKED
 from ensadv_data.precompute import manifest_of
 from ensadv_data.store import Entry, Header
 from ensadv_data.store.layout import chunk_keys, chunk_rows, row_arrays, zstd_level
@@ -173,13 +174,22 @@ def store_requests(header: Header, entries: Sequence[Entry], *, trial: bool = Fa
     signs = [entry for entry in entries if entry.kind != "delta"]
     every, always = -(-header.blocks * header.draws // _LISTED), len(signs) if not masks else 0
     unneeded = Span(always * every, len(signs) * every)
+    there = documents + written + records
+    asked = [[(documents, 0), (written, there), (documents + end, there)] for end in maskable.to_json()]
+    ends = [[sum(each) for each in zip(*(_looks(*sizes) for sizes in one), strict=True)] for one in asked]
+    looks = [Span(min(both), max(both)) for both in zip(*ends, strict=True)]
     return Requests(
         puts=maskable + (documents + written + records + 1),
         gets=Span.exactly(1 + trial + 2 * records),  # before it is made, and in the end
-        heads=maskable + (2 * documents + 1 + written + len(entries)),
-        lists=unneeded + (2 + 2 * pages + len(entries) - len(signs)),
+        heads=looks[0] + (1 + len(entries)),
+        lists=unneeded + looks[1] + (2 + 2 * pages + len(entries) - len(signs)),
         deletes=unneeded + pages,
     )
+
+
+def _looks(asked: int, there: int) -> tuple[int, int]:
+    """Heads and lists for the sizes of so many objects, among so many that are there."""
+    return (asked, 0) if asked <= ASKED else (0, max(1, -(-there // _LISTED)))
 
 
 @dataclass(frozen=True)

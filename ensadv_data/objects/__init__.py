@@ -14,10 +14,10 @@ from pathlib import Path
 
 from ensadv_data.errors import InputError
 from ensadv_data.objects.base import Folder, Objects
-from ensadv_data.objects.bucket import AT_ONCE, SCHEMES, Bucket
+from ensadv_data.objects.bucket import ASKED, AT_ONCE, SCHEMES, Bucket
 from ensadv_data.objects.kept import Kept, Shelf
 
-__all__ = ["AT_ONCE", "Bucket", "Folder", "Kept", "Objects", "Shelf", "is_url", "objects_at"]
+__all__ = ["ASKED", "AT_ONCE", "Bucket", "Folder", "Kept", "Objects", "Shelf", "is_url", "objects_at"]
 
 
 def is_url(reference: Path | str) -> bool:

@@ -24,13 +24,13 @@ from obstore.store import from_url
 from ensadv_data.errors import InputError, OutputError
 from ensadv_data.objects.base import Objects, Part, check_size
 
-__all__ = ["AT_ONCE", "SCHEMES", "Bucket"]
+__all__ = ["ASKED", "AT_ONCE", "SCHEMES", "Bucket"]
 
 SCHEMES = ("s3", "gs", "az", "http", "https")
 T = TypeVar("T")
 
 AT_ONCE = 16  # requests
-_LISTED = 64  # sizes of more objects than that are had from a list
+ASKED = 64  # objects whose sizes are asked for one by one; those of more are had from a list, a thousand an answer
 _ATTEMPTS = 5  # at a request whose answer was cut short; the client retries errors of the server by itself
 # The first is of a whole request: a chunk has 32 MiB.
 _OPTIONS = {"timeout": timedelta(minutes=10), "connect_timeout": timedelta(seconds=10)}
@@ -86,8 +86,9 @@ class Bucket(Objects):
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Bytes of those objects that are there, some requests at once."""
         keys = list(keys)
-        if len(keys) > _LISTED and not self._is_web:  # a thousand an answer, where each would be asked for by itself
-            there = self.listed(posixpath.commonpath(keys).rpartition("/")[0] + "/")
+        if len(keys) > ASKED and not self._is_web:
+            common = posixpath.commonpath(keys)
+            there = self.listed(f"{common}/" if common else "")
             return {key: there[key] for key in keys if key in there}
 
         def size(key: str) -> tuple[str, int] | None:

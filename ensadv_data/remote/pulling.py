@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensadv_data.errors import InputError, UnknownNameError
-from ensadv_data.files import naming_trouble, sync, write_atomic
 from ensadv_data.manifest import Manifest, ObjectRecord, parse_manifest
 from ensadv_data.objects import Folder, Objects, objects_at
 from ensadv_data.remote.copies import (
@@ -125,14 +124,12 @@ def pull(
     with telling(f"{out}: stopped; what has arrived is kept, and the same command goes on"):
         todo = _lacking(place, chosen)
         for key in documents(chosen):
-            write_atomic(out / key, document(source, key))
+            place.write(key, document(source, key))
 
         def copy(key: str) -> None:
-            write_atomic(out / key, checked(source, key, todo[key], attempts=_ATTEMPTS), is_settled=False)
+            place.write(key, checked(source, key, todo[key], attempts=_ATTEMPTS))
 
         each(copy, todo, f"pull {source.name}")
-        with naming_trouble(out):
-            _settle(out / key for key in todo)
     if part.is_whole(groups, blocks):
         (out / PART).unlink(missing_ok=True)
     else:
@@ -153,16 +150,6 @@ def _lacking(place: Folder, chosen: Mapping[str, ObjectRecord]) -> dict[str, Obj
 
     each(look, {key: chosen[key] for key in there}, f"check {place.name}")
     return {key: record for key, record in chosen.items() if key not in right}
-
-
-def _settle(files: Iterable[Path]) -> None:
-    """Have files, and the folders that they are in, on the disk before the manifest says that they are there."""
-    folders: set[Path] = set()
-    for path in files:
-        folders |= {path.parent}
-        sync(path)
-    for folder in folders:
-        sync(folder)
 
 
 def _groups(manifest: Manifest) -> list[str]:

@@ -63,6 +63,10 @@ class Objects(ABC):
         """The bytes of an object, memory-mapped where it is a file; raises as :meth:`read`."""
 
     @abstractmethod
+    def part(self, key: str, begin: int, size: int) -> npt.NDArray[np.uint8]:
+        """So many bytes of an object from there on, or as many as there are; raises as :meth:`read`."""
+
+    @abstractmethod
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Bytes of those of the objects that are there."""
 
@@ -144,6 +148,10 @@ class Folder(Objects):
         """A file, memory-mapped."""
         path = self.path / key
         return np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
+
+    def part(self, key: str, begin: int, size: int) -> npt.NDArray[np.uint8]:
+        """A part of a file, memory-mapped."""
+        return self.array(key)[begin : begin + size]
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Bytes of those files that are there."""

@@ -83,6 +83,11 @@ class Bucket(Objects):
         """An object in memory."""
         return np.frombuffer(self._got(key), np.uint8)
 
+    def part(self, key: str, begin: int, size: int) -> npt.NDArray[np.uint8]:
+        """A part of an object in memory."""
+        data = self._again("read", key, lambda: obstore.get_range(self._store, key, start=begin, length=size))
+        return np.frombuffer(data, np.uint8)
+
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Bytes of those objects that are there, some requests at once."""
         keys = list(keys)

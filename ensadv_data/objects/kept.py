@@ -162,6 +162,10 @@ class Kept(Objects):
         _touch(path)
         return mapped
 
+    def part(self, key: str, begin: int, size: int) -> npt.NDArray[np.uint8]:
+        """A part of an object, of its copy where one is kept."""
+        return self.array(key)[begin : begin + size] if key in self._known else self.far.part(key, begin, size)
+
     def forget(self, key: str) -> None:
         """Give up the copy of an object that was found damaged."""
         if key in self._known:

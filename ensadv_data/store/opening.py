@@ -1,0 +1,48 @@
+"""Opening what can be read as a store: a store, or a set of shards that one was exported to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ensadv_data.errors import InputError
+from ensadv_data.objects import Objects, objects_at
+from ensadv_data.store.chunks import Cache
+from ensadv_data.store.index import parse_index
+from ensadv_data.store.reader import Store, read_store
+from ensadv_data.store.shards import INDEX, ExportedStore
+
+__all__ = ["open_store"]
+
+_INDEX_BYTES = 64 * 2**20
+
+
+def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -> Store:
+    """Open a complete store, or an exported set, for reading.
+
+    Parameters
+    ----------
+    cache
+        Where decompressed chunks are held, and copies of far ones kept; several stores may share one. None: one of
+        1 GiB, and no copies.
+
+    Raises
+    ------
+    InputError
+        There is no store, it is unfinished or was fetched in part, or its format is not one that this version reads.
+    ChunkError
+        An array is missing.
+    IntegrityError
+        What describes it is damaged.
+    """
+    place = objects_at(reference)
+    try:
+        return read_store(place, cache=cache)
+    except InputError:
+        try:
+            raw = place.read(INDEX, at_most=_INDEX_BYTES)
+        except (FileNotFoundError, InputError):
+            raw = None
+        if raw is None:
+            raise
+    records, shards, _ = parse_index(raw, f"{place}/{INDEX}")
+    return ExportedStore(place, records, shards, cache or Cache())

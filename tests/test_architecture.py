@@ -23,7 +23,7 @@ Sources = Mapping[str, str]
 # A module imports only from lower layers. A package's name stands for all of its modules; those may import each
 # other, but not in a circle.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "spec", "dist", "keys", "files", "ahead", "memory", "progress", "interrupts", "timing"),
+    ("errors", "spec", "dist", "keys", "files", "ahead", "memory", "progress", "interrupts", "timing", "untrusted"),
     ("attacks", "cluster", "codec", "compression", "device_codec", "gather", "objects"),
     ("store", "data", "models", "manifest"),
     (

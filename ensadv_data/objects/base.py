@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ensadv_data.errors import OutputError
+from ensadv_data.errors import IntegrityError, OutputError
 from ensadv_data.files import is_leftover, naming_trouble, write_atomic
 
-__all__ = ["Folder", "Objects", "Part"]
+__all__ = ["Folder", "Objects", "Part", "within"]
 
 Part = bytes | memoryview
 
@@ -36,6 +39,26 @@ class Objects(ABC):
         InputError
             It cannot be reached, or may not be read.
         """
+
+    def read_at_most(self, key: str, limit: int) -> bytes:
+        """The bytes of an object that a stranger may have made large; raises as :meth:`read`.
+
+        Raises
+        ------
+        IntegrityError
+            It has more bytes than ``limit``; where the place can tell before, they were not read.
+        """
+        return within(self.read(key), limit, f"{self}/{key}")
+
+    def census(self) -> dict[str, int] | None:
+        """Bytes of every object that is there, by key; None where that cannot be told, as by a web server.
+
+        Raises
+        ------
+        IntegrityError
+            Something else than a plain file is there: a link, a device.
+        """
+        return None
 
     def read_all(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The bytes of those of the objects that are there."""
@@ -113,6 +136,37 @@ class Folder(Objects):
         except NotADirectoryError as error:
             raise FileNotFoundError(*error.args) from None
 
+    def read_at_most(self, key: str, limit: int) -> bytes:
+        """The bytes of a plain file of no more than ``limit``."""
+        try:
+            handle = os.open(self.path / key, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except NotADirectoryError as error:
+            raise FileNotFoundError(*error.args) from None
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise IntegrityError(f"{self.path / key}: expected a plain file, found a link") from None
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise IntegrityError(f"{self.path / key}: expected a plain file, found something else")
+            return within(file.read(limit + 1), limit, f"{self}/{key}")
+
+    def census(self) -> dict[str, int]:
+        """Bytes of every file, those of killed runs among them."""
+        found, folders = {}, [""]
+        while folders:
+            prefix = folders.pop()
+            for entry in os.scandir(self.path / prefix):
+                key = f"{prefix}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{key}/")
+                elif entry.is_file(follow_symlinks=False):
+                    found[key] = entry.stat(follow_symlinks=False).st_size
+                else:
+                    kind = "a link" if entry.is_symlink() else "something else"
+                    raise IntegrityError(f"{self}: expected plain files and folders, found {kind} at {ascii(key)}")
+        return found
+
     def array(self, key: str) -> npt.NDArray[np.uint8]:
         """A file, memory-mapped."""
         path = self.path / key
@@ -155,3 +209,10 @@ class Folder(Objects):
         with naming_trouble(self.path):
             for left in filter(is_leftover, self.path.rglob("*.partial*")):
                 left.unlink(missing_ok=True)
+
+
+def within(data: bytes, limit: int, where: str) -> bytes:
+    """The bytes, unless they are more than ``limit``, which is an IntegrityError."""
+    if len(data) > limit:
+        raise IntegrityError(f"{where}: expected at most {limit:,} bytes, found more; it was not read to its end")
+    return data

@@ -20,8 +20,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
-from ensadv_data.errors import InputError, OutputError
-from ensadv_data.objects.base import Objects, Part
+from ensadv_data.errors import InputError, IntegrityError, OutputError
+from ensadv_data.objects.base import Objects, Part, within
 
 __all__ = ["AT_ONCE", "SCHEMES", "Bucket"]
 
@@ -72,6 +72,26 @@ class Bucket(Objects):
     def read(self, key: str) -> bytes:
         """The bytes of an object; asked for again where the answer is cut short."""
         return bytes(self._got(key))
+
+    def read_at_most(self, key: str, limit: int) -> bytes:
+        """The bytes of an object of no more than ``limit``; the answer's announced size is looked at first."""
+
+        def request() -> bytes:
+            answer = obstore.get(self._store, key)
+            if answer.meta["size"] > limit:
+                raise IntegrityError(
+                    f"{self}/{key}: expected at most {limit:,} bytes, found {answer.meta['size']:,}; it was not read"
+                )
+            return within(bytes(answer.bytes()), limit, f"{self}/{key}")
+
+        return self._again("read", key, request)
+
+    def census(self) -> dict[str, int] | None:
+        """Bytes of every object below the prefix; None of a web server, which does not tell."""
+        if self._is_web:
+            return None
+        pages = self._again("list", "", lambda: list(obstore.list(self._store)))
+        return {about["path"]: int(about["size"]) for page in pages for about in page}
 
     def read_all(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The bytes of those objects that are there, some requests at once."""

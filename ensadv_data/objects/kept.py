@@ -142,6 +142,14 @@ class Kept(Objects):
         _touch(path)
         return data
 
+    def read_at_most(self, key: str, limit: int) -> bytes:
+        """The bytes of a far object of no more than ``limit``; no copy is kept."""
+        return self.far.read_at_most(key, limit)
+
+    def census(self) -> dict[str, int] | None:
+        """Bytes of every far object."""
+        return self.far.census()
+
     def array(self, key: str) -> npt.NDArray[np.uint8]:
         """An object, mapped from its copy."""
         if key not in self._known:

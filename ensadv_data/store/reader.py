@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,12 +23,14 @@ from ensadv_data.store.layout import (
     Planes,
     chunk_keys,
     chunk_rows,
+    header_from,
     layout,
     root_attributes,
     row_arrays,
     zstd_level,
 )
 from ensadv_data.store.metadata import fetched_group
+from ensadv_data.untrusted import OWN_MANIFEST, parse_json
 
 __all__ = ["Store", "open_store"]
 
@@ -279,29 +280,21 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
     if attributes.get("version") != FORMAT_VERSION:
         raise InputError(f"{path}: expected format version {FORMAT_VERSION}, found {attributes.get('version')}")
     try:
-        manifest = path.read("manifest.json")
+        manifest = path.read_at_most("manifest.json", OWN_MANIFEST.size)
     except FileNotFoundError:
         done = len(path.keys("progress/"))
         raise InputError(
             f"{path}: the store is unfinished ({done} blocks done); run the same precompute command again"
         ) from None
     try:
-        about = json.loads(manifest)
+        about = parse_json(manifest, what=f"{path}/manifest.json", limits=OWN_MANIFEST)
         zeros = about.get("zeros", {})
         masked = frozenset(key for key in attributes["groups"] if zeros.get(key))
-        header = Header(
-            data=attributes["data"],
-            split=attributes["split"],
-            data_digest=attributes["data_digest"],
-            shape=tuple(attributes["shape"]),
-            classes=attributes["classes"],
-            n=attributes["n"],
-            draws=attributes["draws"],
-            groups=tuple(attributes["groups"]),
-            plan=attributes["plan"],
-        )
+        header = header_from(attributes)
         if attributes["block"] != header.block:
             raise InputError(f"{path}: expected blocks of {header.block} examples, found {attributes['block']}")
+        if header.draws * header.blocks > max(len(about["objects"]), 1):  # before room is made for any of them
+            raise ValueError(f"{header.draws} × {header.blocks} chunks of an array, {len(about['objects'])} objects")
         root = fetched_group(path, header.groups, masked)
         entries = []
         for key in header.groups:
@@ -323,7 +316,7 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
         if cache and cache.shelf and not path.is_local:
             known = {key: (int(o["bytes"]), str(o["sha256"])) for key, o in about["objects"].items()}
             path = Kept(path, cache.shelf, known)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{path}: the store's metadata is damaged: {error}; copy the store again") from None
     return Store(path, header, tuple(entries), masked, cache or Cache())
 

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import click
 
-from ensadv_data.commands import chains, making, measuring, showing
+from ensadv_data.commands import chains, making, measuring, sharing, showing
 
 __all__ = ["cli"]
 
@@ -32,5 +32,8 @@ for command in (
     measuring.bench,
     showing.inspect,
     showing.report,
+    sharing.keygen,
+    sharing.sign,
+    sharing.verify,
 ):
     cli.add_command(command)

@@ -24,8 +24,8 @@ Sources = Mapping[str, str]
 # other, but not in a circle.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "spec", "dist", "keys", "files", "ahead", "memory", "progress", "interrupts", "timing", "untrusted"),
-    ("attacks", "cluster", "codec", "compression", "device_codec", "gather", "objects"),
-    ("store", "data", "models", "manifest"),
+    ("attacks", "cluster", "codec", "compression", "device_codec", "gather", "objects", "signature", "statement"),
+    ("store", "data", "models", "manifest", "trust"),
     (
         "mixing",
         "batches",
@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "online",
         "report",
     ),
-    ("blocks",),
+    ("blocks", "verification"),
     ("precompute", "training", "recipe"),
     ("outputs", "sizing", "trials"),
     ("evaluating", "forecast"),
@@ -60,12 +60,14 @@ DOORS = {
     "precompute": ("training", "mixing", "batches"),
     "perturbation": ("training", "mixing", "batches"),
     "blocks": ("training", "mixing", "batches"),
+    "verification": ("training", "mixing", "batches"),
     "training": ("precompute", "perturbation", "blocks"),
     "mixing": ("precompute", "perturbation", "blocks"),
     "batches": ("precompute", "perturbation", "blocks"),
 }
 
 HOMES: Mapping[str, tuple[str, ...]] = {
+    "cryptography": ("signature",),
     "click": ("cli", "commands", "options", "__main__"),
     "dask": ("cluster",),
     "distributed": ("cluster",),
@@ -76,7 +78,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "numcodecs": ("compression",),
     "obstore": ("objects",),
     "pooch": ("data.fetch",),
-    "pydantic": ("spec", "manifest"),
+    "pydantic": ("spec", "manifest", "statement"),
     "rich": ("progress", "terminal"),
     "safetensors": ("models", "checkpoint"),
     "timm": ("models",),

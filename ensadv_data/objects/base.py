@@ -164,7 +164,7 @@ class Folder(Objects):
                     found[key] = entry.stat(follow_symlinks=False).st_size
                 else:
                     kind = "a link" if entry.is_symlink() else "something else"
-                    raise IntegrityError(f"{self}: expected plain files and folders, found {kind} at {ascii(key)}")
+                    raise IntegrityError(f"{self}: expected plain files and folders, found {kind} at {key!a}")
         return found
 
     def array(self, key: str) -> npt.NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ensadv_data.store.chunks import Cache
 from ensadv_data.store.damage import damaged_blocks
+from ensadv_data.store.decoding import decode_chunk
 from ensadv_data.store.layout import (
     FORMAT_VERSION,
     HELD_BYTES,
@@ -12,9 +13,14 @@ from ensadv_data.store.layout import (
     Planes,
     block_of,
     block_size,
+    chunk_keys,
+    chunk_rows,
     root_attributes,
+    row_arrays,
     shortened,
+    zstd_level,
 )
+from ensadv_data.store.metadata import made_documents
 from ensadv_data.store.perturbed import Move, packed_moves, perturb_images
 from ensadv_data.store.reader import Store, open_store
 from ensadv_data.store.writer import StoreWriter
@@ -31,10 +37,16 @@ __all__ = [
     "StoreWriter",
     "block_of",
     "block_size",
+    "chunk_keys",
+    "chunk_rows",
     "damaged_blocks",
+    "decode_chunk",
+    "made_documents",
     "open_store",
     "packed_moves",
     "perturb_images",
     "root_attributes",
+    "row_arrays",
     "shortened",
+    "zstd_level",
 ]

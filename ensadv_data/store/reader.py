@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import zarr
 
 from ensadv_data.codec import row_bytes
-from ensadv_data.compression import zstd_decode
 from ensadv_data.errors import AlignmentError, ChunkError, InputError, IntegrityError, UnknownNameError
 from ensadv_data.objects import AT_ONCE, Kept, Objects, objects_at
 from ensadv_data.store.chunks import Cache, Chunks
+from ensadv_data.store.decoding import decode_chunk
 from ensadv_data.store.layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -229,26 +228,24 @@ class Store:
 
     def _mapped(self, key: str, width: int) -> U8:
         """One chunk as uint8 (S, width), memory-mapped where it is a file; its size and checksum are checked."""
-        expected = self.header.block * width
         try:
             mapped = self.place.array(key)
         except OSError:
             raise self._missing(key) from None
-        if len(mapped) != expected + 4:
-            raise ChunkError(
-                f"{self.place}/{key}: expected {expected + 4} bytes, found {len(mapped)}; "
-                f"the chunk is truncated: {_REMEDY}"
-            )
-        if int(google_crc32c.value(mapped[:expected])) != int.from_bytes(mapped[expected:].tobytes(), "little"):
-            raise ChunkError(f"{self.place}/{key}: the checksum does not match; the chunk is corrupted: {_REMEDY}")
-        return mapped[:expected].reshape(self.header.block, width)
+        try:
+            rows = decode_chunk(mapped, size=self.header.block * width, raw=True)
+        except ChunkError as error:
+            raise ChunkError(f"{self.place}/{key}: {error}: {_REMEDY}") from None
+        return rows.reshape(self.header.block, width)
 
     def _decompressed(self, key: str, width: int) -> U8:
         """One chunk that was a zstd frame as uint8 (S, width); the frame has a checksum of its own."""
         try:
-            plane = zstd_decode(self.place.read(key), size=self.header.block * width)
+            data = np.frombuffer(self.place.read(key), np.uint8)
         except OSError:
             raise self._missing(key) from None
+        try:
+            plane = decode_chunk(data, size=self.header.block * width, raw=False)
         except ChunkError as error:
             raise ChunkError(f"{self.place}/{key}: {error}; the chunk is corrupted: {_REMEDY}") from None
         return plane.reshape(self.header.block, width)

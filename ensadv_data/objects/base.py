@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ensadv_data.errors import IntegrityError, OutputError
 from ensadv_data.files import is_leftover, naming_trouble, write_atomic
 
-__all__ = ["Folder", "Objects", "Part", "within"]
+__all__ = ["Folder", "Objects", "Part", "check_size"]
 
 Part = bytes | memoryview
 
@@ -48,7 +48,9 @@ class Objects(ABC):
         IntegrityError
             It has more bytes than ``limit``; where the place can tell before, they were not read.
         """
-        return within(self.read(key), limit, f"{self}/{key}")
+        data = self.read(key)
+        check_size(len(data), limit, f"{self}/{key}")
+        return data
 
     def census(self) -> dict[str, int] | None:
         """Bytes of every object that is there, by key; None where that cannot be told, as by a web server.
@@ -146,25 +148,28 @@ class Folder(Objects):
             if error.errno != errno.ELOOP:
                 raise
             raise IntegrityError(f"{self.path / key}: expected a plain file, found a link") from None
-        with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
+        with os.fdopen(handle, "rb", buffering=0) as file:
+            about = os.fstat(handle)
+            if not stat.S_ISREG(about.st_mode):
                 raise IntegrityError(f"{self.path / key}: expected a plain file, found something else")
-            return within(file.read(limit + 1), limit, f"{self}/{key}")
+            check_size(about.st_size, limit, f"{self}/{key}")
+            return file.readall()
 
     def census(self) -> dict[str, int]:
         """Bytes of every file, those of killed runs among them."""
         found, folders = {}, [""]
         while folders:
             prefix = folders.pop()
-            for entry in os.scandir(self.path / prefix):
-                key = f"{prefix}{entry.name}"
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(f"{key}/")
-                elif entry.is_file(follow_symlinks=False):
-                    found[key] = entry.stat(follow_symlinks=False).st_size
-                else:
-                    kind = "a link" if entry.is_symlink() else "something else"
-                    raise IntegrityError(f"{self}: expected plain files and folders, found {kind} at {key!a}")
+            with os.scandir(self.path / prefix) as entries:
+                for entry in entries:
+                    key = f"{prefix}{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(f"{key}/")
+                    elif entry.is_file(follow_symlinks=False):
+                        found[key] = entry.stat(follow_symlinks=False).st_size
+                    else:
+                        kind = "a link" if entry.is_symlink() else "something else"
+                        raise IntegrityError(f"{self}: expected plain files and folders, found {kind} at {key!a}")
         return found
 
     def array(self, key: str) -> npt.NDArray[np.uint8]:
@@ -211,8 +216,7 @@ class Folder(Objects):
                 left.unlink(missing_ok=True)
 
 
-def within(data: bytes, limit: int, where: str) -> bytes:
-    """The bytes, unless they are more than ``limit``, which is an IntegrityError."""
-    if len(data) > limit:
-        raise IntegrityError(f"{where}: expected at most {limit:,} bytes, found more; it was not read to its end")
-    return data
+def check_size(size: int, limit: int, where: str) -> None:
+    """Refuse an object of more than ``limit`` bytes with an IntegrityError, before it is read where that is known."""
+    if size > limit:
+        raise IntegrityError(f"{where}: expected at most {limit:,} bytes, found {size:,}; it was not read")

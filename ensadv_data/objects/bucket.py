@@ -20,8 +20,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
-from ensadv_data.errors import InputError, IntegrityError, OutputError
-from ensadv_data.objects.base import Objects, Part, within
+from ensadv_data.errors import InputError, OutputError
+from ensadv_data.objects.base import Objects, Part, check_size
 
 __all__ = ["AT_ONCE", "SCHEMES", "Bucket"]
 
@@ -78,11 +78,8 @@ class Bucket(Objects):
 
         def request() -> bytes:
             answer = obstore.get(self._store, key)
-            if answer.meta["size"] > limit:
-                raise IntegrityError(
-                    f"{self}/{key}: expected at most {limit:,} bytes, found {answer.meta['size']:,}; it was not read"
-                )
-            return within(bytes(answer.bytes()), limit, f"{self}/{key}")
+            check_size(answer.meta["size"], limit, f"{self}/{key}")
+            return bytes(answer.bytes())
 
         return self._again("read", key, request)
 

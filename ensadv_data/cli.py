@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import click
 
-from ensadv_data.commands import chains, making, measuring, moving, showing
+from ensadv_data.commands import chains, making, measuring, moving, sharing, showing
 
 __all__ = ["cli"]
 
@@ -32,7 +32,12 @@ for command in (
     measuring.bench,
     moving.push,
     moving.pull,
+    moving.export,
+    moving.import_set,
     showing.inspect,
     showing.report,
+    sharing.keygen,
+    sharing.sign,
+    sharing.verify,
 ):
     cli.add_command(command)

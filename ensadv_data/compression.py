@@ -8,7 +8,14 @@ from numcodecs.zstd import Zstd
 
 from ensadv_data.errors import ChunkError
 
-__all__ = ["zstd_decode", "zstd_encode"]
+__all__ = ["zstd_bound", "zstd_decode", "zstd_encode"]
+
+_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+def zstd_bound(size: int) -> int:
+    """The most bytes that a frame of ``size`` bytes may have: what cannot be compressed is stored, in blocks."""
+    return size + 3 * (size // 1024 + 1) + 18
 
 
 def zstd_encode(data: bytes | npt.NDArray[np.uint8], *, level: int) -> bytes:
@@ -22,11 +29,12 @@ def zstd_decode(data: bytes, *, size: int) -> npt.NDArray[np.uint8]:
     Raises
     ------
     ChunkError
-        The bytes are corrupted, or hold another number of bytes.
+        The bytes are corrupted, or anything else than one frame that announces ``size`` bytes and has a checksum;
+        nothing was allocated for another size.
     """
-    # The library checks the upper bound only: a shorter frame would leave the end of ``out`` as it was in memory.
-    if _announced_size(data) != size:
-        raise ChunkError(f"expected {size} bytes of zstd data, got a frame of {_announced_size(data)}")
+    # Looked at before anything is allocated; the library would also take several frames, and what it does not know.
+    if (fault := _fault(data, size)) is not None:
+        raise ChunkError(f"expected {size} bytes of zstd data, {fault}")
     out = np.empty(size, np.uint8)
     try:
         Zstd().decode(data, out)
@@ -35,10 +43,24 @@ def zstd_decode(data: bytes, *, size: int) -> npt.NDArray[np.uint8]:
     return out
 
 
-def _announced_size(data: bytes) -> int:
-    """How many bytes a zstd frame says that it holds (RFC 8878, section 3.1.1.1); 0 where it does not say."""
-    flags = data[4] if len(data) > 4 else 0
+def _fault(data: bytes, size: int) -> str | None:
+    """What keeps some bytes from being one zstd frame of so many bytes with a checksum (RFC 8878, section 3.1.1)."""
+    if data[:4] != _MAGIC or len(data) < 6:
+        return "got what is no frame of it"
+    flags = data[4]
     single_segment = flags >> 5 & 1
-    start = 6 - single_segment + (0, 1, 2, 4)[flags & 3]
+    start = 6 - single_segment
     width = (single_segment, 2, 4, 8)[flags >> 6]
-    return int.from_bytes(data[start : start + width], "little") + (256 if width == 2 else 0)
+    announced = int.from_bytes(data[start : start + width], "little") + (256 if width == 2 else 0)
+    if flags & 3 or announced != size or not width:
+        return f"got a frame of {announced}" if width and not flags & 3 else "got a frame that does not say its size"
+    if not flags & 4:
+        return "got a frame without a checksum"
+    at, is_last = start + width, 0
+    while not is_last:  # the blocks: three bytes each, then their data; one byte where it repeats
+        header = int.from_bytes(data[at : at + 3], "little")
+        is_last, kind = header & 1, header >> 1 & 3
+        at += 3 + (1 if kind == 1 else header >> 3)
+        if at > len(data):
+            return "got a frame that is cut off"
+    return None if at + 4 == len(data) else f"got {len(data) - at - 4:+} bytes beyond the end of the frame"

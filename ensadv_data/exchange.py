@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensadv_data.data import Dataset, digest_examples
-from ensadv_data.errors import IntegrityError, Interrupted, OutputError, QuantityError
+from ensadv_data.errors import InputError, IntegrityError, Interrupted, OutputError, QuantityError
 from ensadv_data.files import is_leftover, naming_trouble, write_atomic
 from ensadv_data.manifest import Manifest, ObjectRecord, parse_manifest, read_manifest
 from ensadv_data.objects import Folder, Objects, objects_at
@@ -23,6 +23,8 @@ from ensadv_data.progress import progress_bar
 from ensadv_data.store import Cache, Entry, Planes, Store, StoreWriter, open_store
 from ensadv_data.store.index import EntryRecord, ExportIndex, ShardRecord, StoreRecord
 from ensadv_data.store.shards import INDEX, TAR_END, ExportedStore, Records, Shard, members_of, tar_header
+from ensadv_data.untrusted import OWN_MANIFEST
+from ensadv_data.verification import blueprint_of
 
 __all__ = ["Exchanged", "export_store", "import_store"]
 
@@ -40,9 +42,7 @@ class Exchanged:
     seconds: float
 
 
-def export_store(
-    store: Path | str, out: Path, *, shard_bytes: int = 10**9, images: Dataset | None = None
-) -> Exchanged:
+def export_store(store: Path | str, out: Path, *, shard_bytes: int = 10**9, images: Dataset | None = None) -> Exchanged:
     """Write a store as WebDataset shards.
 
     Parameters
@@ -71,7 +71,7 @@ def export_store(
     masked = frozenset(entry.key for entry in source.entries if source.has_mask(entry))
     records = Records(source.header, source.entries, masked, images is not None)
     if images is not None:
-        source.check_images(images)
+        _check_images(source, images)
     name = _name(source.place)
     planned = list(_planned(records, name, shard_bytes))
     index = _index(records, raw, planned)
@@ -79,10 +79,11 @@ def export_store(
         _check_same(out, index)
     _claim(out, {INDEX, "manifest.json", *(shard.name for shard in planned)}, raw)
     done = []
+    rows = _Rows(source)
     try:
         with progress_bar(f"export {name}", total=records.count, unit="records") as advance:
             for shard in planned:
-                done.append(_written(source, records, shard, out / shard.name, images))
+                done.append(_written(rows, records, shard, out / shard.name, images))
                 advance(shard.last - shard.first + 1)
     except KeyboardInterrupt:
         raise Interrupted(f"{out}: stopped; every whole shard is kept, and the same command resumes") from None
@@ -108,8 +109,8 @@ def import_store(origin: Path | str, out: Path) -> Exchanged:
     source = open_store(origin)
     if not isinstance(source, ExportedStore):
         raise OutputError(f"expected an exported set at {origin}, found a store; copy it with pull")
-    raw = source.place.read("manifest.json")
-    known = parse_manifest(raw, f"{source.place}/manifest.json")
+    raw = _manifest_bytes(source)
+    known = _proved_manifest(source, raw)
     writer = StoreWriter(out, source.header, source.entries)
     try:
         with progress_bar(f"check {source.place.name}", total=len(source.shards), unit="shards") as advance:
@@ -117,11 +118,12 @@ def import_store(origin: Path | str, out: Path) -> Exchanged:
                 _check_shard(source, shard)
                 advance(1)
         writer.create()
+        rows = _Rows(source)
         done = frozenset(range(source.header.blocks)) if writer.is_complete() else frozenset(writer.done())
         todo = [block for block in range(source.header.blocks) if block not in done]
         with progress_bar(f"import {source.place.name}", total=len(todo), unit="blocks") as advance:
             for block in todo:
-                writer.write_block(block, *_block(source, block))
+                writer.write_block(block, *rows.block(block))
                 advance(1)
     except KeyboardInterrupt:
         raise Interrupted(f"{out}: stopped; every finished block is kept, and the same command resumes") from None
@@ -135,7 +137,9 @@ def import_store(origin: Path | str, out: Path) -> Exchanged:
 
 
 def _name(place: Objects) -> str:
-    kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "_-") else "-" for letter in place.name)
+    kept = "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "_-") else "-" for letter in place.name
+    )
     return kept.strip("-")[:100] or "store"
 
 
@@ -188,7 +192,7 @@ def _claim(out: Path, ours: set[str], manifest: bytes) -> None:
             raise OutputError(f"{out} holds the export of another store; it was not touched: choose another --out")
 
 
-def _written(source: Store, records: Records, shard: Shard, path: Path, images: Dataset | None) -> Shard:
+def _written(rows: _Rows, records: Records, shard: Shard, path: Path, images: Dataset | None) -> Shard:
     """The shard with its digest, written unless it is there."""
     digest = hashlib.sha256()
     if path.exists() and path.stat().st_size == shard.bytes:
@@ -196,7 +200,7 @@ def _written(source: Store, records: Records, shard: Shard, path: Path, images: 
             return shard._replace(sha256=hashlib.file_digest(file, "sha256").hexdigest())
     with _whole(path) as file:
         for record in range(shard.first, shard.last + 1):
-            for part in members_of(records, record, _values(source, records, record, images)):
+            for part in members_of(records, record, _values(rows, records, record, images)):
                 digest.update(part)
                 file.write(part)
         digest.update(bytes(TAR_END))
@@ -219,35 +223,70 @@ def _whole(path: Path) -> Iterator[BinaryIO]:
             part.unlink(missing_ok=True)
 
 
-def _values(source: Store, records: Records, record: int, images: Dataset | None) -> dict[str, npt.NDArray[Any]]:
+class _Rows:
+    """All draws of any rows of a store; their labels and digests are held, 8 bytes an image and 4 for each entry."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.digests = store, store.example_digests()
+        self._labels = {entry.key: store.labels(entry) for entry in store.entries}
+
+    def planes(self, entry: Entry, rows: npt.NDArray[np.int64]) -> Planes:
+        """Shapes (K, n, …), and (n,) of labels."""
+        drawn = (np.full(len(rows), draw) for draw in range(self.store.header.draws))
+        draws = [self.store.gather(entry, draw, rows) for draw in drawn]
+
+        def stacked(name: str) -> Any:
+            return None if getattr(draws[0], name) is None else np.stack([getattr(planes, name) for planes in draws])
+
+        return Planes(stacked("direction"), stacked("nonzero"), stacked("delta"), self._labels[entry.key][rows])
+
+    def block(self, block: int) -> tuple[dict[str, Planes], npt.NDArray[np.uint64]]:
+        """What a writer writes of a block."""
+        header = self.store.header
+        rows = np.arange(block * header.block, min((block + 1) * header.block, header.n))
+        return {entry.key: self.planes(entry, rows) for entry in self.store.entries}, self.digests[rows]
+
+
+def _values(rows: _Rows, records: Records, record: int, images: Dataset | None) -> dict[str, npt.NDArray[Any]]:
     """The values of the members of a record."""
-    rows = np.array(records.examples(record), np.int64)
-    found: dict[str, npt.NDArray[Any]] = {"digest.npy": source.digests_of(rows)}
+    some = np.array(records.examples(record), np.int64)
+    found: dict[str, npt.NDArray[Any]] = {"digest.npy": rows.digests[some]}
     if images is not None:
-        pixels, classes = images.read(rows)
-        source.prove(digest_examples(pixels), rows)
+        pixels, classes = images.read(some)
+        rows.store.prove(digest_examples(pixels), some)
         found |= {"image.npy": pixels, "class.npy": classes}
     for number, entry in enumerate(records.entries):
-        planes = _planes(source, entry, rows)
+        planes = rows.planes(entry, some)
         found |= {f"e{number}.{name}.npy": plane for name, plane in planes._asdict().items() if plane is not None}
     return found
 
 
-def _planes(source: Store, entry: Entry, rows: npt.NDArray[np.int64]) -> Planes:
-    """Rows of all draws, and their labels."""
-    draws = [source.gather(entry, np.full(len(rows), draw), rows) for draw in range(source.header.draws)]
+def _check_images(store: Store, images: Dataset) -> None:
+    """Refuse images of another shape or number; that they are the same ones is proved as they are read."""
+    store.check_shape(images.shape, images.name)
+    if len(images) != store.header.n:
+        raise InputError(
+            f"{store.place}: expected the {store.header.n} images of {store.header.data}, got {len(images)} of "
+            f"{images.name}; use the same data and the same --limit as its precompute"
+        )
 
-    def stacked(name: str) -> Any:
-        return None if getattr(draws[0], name) is None else np.stack([getattr(planes, name) for planes in draws])
 
-    return Planes(stacked("direction"), stacked("nonzero"), stacked("delta"), source.labels_of(entry, rows))
+def _manifest_bytes(source: ExportedStore) -> bytes:
+    try:
+        return source.place.read_at_most("manifest.json", OWN_MANIFEST.size)
+    except FileNotFoundError:
+        raise IntegrityError(f"expected {source.place}/manifest.json, found none; fetch the set again") from None
 
 
-def _block(source: Store, block: int) -> tuple[dict[str, Planes], npt.NDArray[np.uint64]]:
-    """What a writer writes of a block."""
-    first = block * source.header.block
-    rows = np.arange(first, min(first + source.header.block, source.header.n))
-    return {entry.key: _planes(source, entry, rows) for entry in source.entries}, source.digests_of(rows)
+def _proved_manifest(source: ExportedStore, raw: bytes) -> Manifest:
+    """The manifest of the store that was exported, if the index says what follows from it."""
+    where = f"{source.place}/manifest.json"
+    manifest = parse_manifest(raw, where, limits=OWN_MANIFEST)
+    plan = blueprint_of(manifest, where=where)
+    expected, found = (plan.header, plan.entries, plan.masked), source.records
+    if expected != (found.header, found.entries, found.masked):
+        raise IntegrityError(f"{where}: expected the manifest of the store that index.json tells of, found another")
+    return manifest
 
 
 def _manifest(writer: StoreWriter, known: Manifest) -> Manifest:
@@ -274,7 +313,9 @@ def _check_shard(source: ExportedStore, shard: Shard) -> None:
             name = f"{source.records.key(record)}.{member.name}"
             expected = tar_header(name, member.bytes) + member.npy
             if data[at : at + len(expected)].tobytes() != expected:
-                raise IntegrityError(f"{source.place}/{shard.name}: expected the file {name} at byte {at}, found another")
+                raise IntegrityError(
+                    f"{source.place}/{shard.name}: expected the file {name} at byte {at}, found another"
+                )
             at += member.room
     if data[at:].any():
         raise IntegrityError(f"{source.place}/{shard.name}: expected the end at byte {at}, found more files")

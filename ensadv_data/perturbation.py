@@ -8,8 +8,8 @@ same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +27,36 @@ from ensadv_data.models import Model
 from ensadv_data.spec import AttackSpec, PrecomputeSpec
 from ensadv_data.store import Entry, Planes
 
-__all__ = ["BlockRows", "entries_of", "equal_draws", "perturb_block"]
+__all__ = ["BlockRows", "entries_of", "equal_draws", "perturb_block", "plan_of"]
 
 _Packed = tuple[npt.NDArray[Any], npt.NDArray[np.uint8] | None]  # directions or deltas; the mask, where one is needed
 _FILL_STREAM = 2  # of the coin that replaces zeros; 0 is the random step of the R+ attacks
 
 
-def entries_of(spec: PrecomputeSpec, model: Model) -> dict[str, Entry]:
+class _Source(Protocol):
+    """What names a static model: one that was loaded, or the record of one in a manifest."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def architecture(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+def plan_of(spec: PrecomputeSpec, sources: Iterable[_Source]) -> dict[str, Any]:
+    """The plan of a store, as its root group has it; the spec has a number as its batch size."""
+    how = spec.model_dump(mode="json", exclude={"models", "draws", "device"})
+    how["device"] = torch.device(spec.device).type
+    how["threads"] = 1 if spec.device == "cpu" else None
+    how["precision"] = spec.precision
+    how["sources"] = {source.name: source.digest for source in sources}
+    return how
+
+
+def entries_of(spec: PrecomputeSpec, model: _Source) -> dict[str, Entry]:
     """For each attack's name, the entry that describes it in the store."""
     return {
         attack.name: Entry(

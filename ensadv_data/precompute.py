@@ -27,7 +27,7 @@ from ensadv_data.errors import InputError, IntegrityError, Interrupted, OutputEr
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
 from ensadv_data.models import Model, check_models, load_model, with_leaves
 from ensadv_data.objects import Objects, is_url, objects_at
-from ensadv_data.perturbation import entries_of, equal_draws
+from ensadv_data.perturbation import entries_of, equal_draws, plan_of
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import (
@@ -196,11 +196,6 @@ def _sized(
 
 def header_of(spec: PrecomputeSpec, dataset: Dataset, models: list[Model]) -> Header:
     """The header of the store that a spec with a number as its batch size makes."""
-    how = spec.model_dump(mode="json", exclude={"models", "draws", "device"})
-    how["device"] = torch.device(spec.device).type
-    how["threads"] = 1 if spec.device == "cpu" else None
-    how["precision"] = spec.precision
-    how["sources"] = {model.name: model.digest for model in models}
     return Header(
         data=dataset.name,
         split=dataset.split,
@@ -210,7 +205,7 @@ def header_of(spec: PrecomputeSpec, dataset: Dataset, models: list[Model]) -> He
         n=len(dataset),
         draws=spec.draws,
         groups=tuple(f"{model.name}/{attack.name}" for model in models for attack in spec.attacks),
-        plan=how,
+        plan=plan_of(spec, models),
     )
 
 

@@ -11,7 +11,15 @@ from rich.table import Table
 from ensadv_data.evaluation.summary import matrix_rows, rate_text, summary_rows
 from ensadv_data.inspection import EntryDifference, StoreSummary
 
-__all__ = ["print_bench", "print_diagnosis", "print_differences", "print_plan", "print_result", "print_store"]
+__all__ = [
+    "print_bench",
+    "print_check",
+    "print_diagnosis",
+    "print_differences",
+    "print_plan",
+    "print_result",
+    "print_store",
+]
 
 
 def print_result(result: Mapping[str, Any], *, matrix: bool = False) -> None:
@@ -28,6 +36,11 @@ def print_result(result: Mapping[str, Any], *, matrix: bool = False) -> None:
 def _turned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
     whole = [list(line) for line in zip(columns, *rows, strict=True)]
     return whole[0], whole[1:]
+
+
+def print_check(check: str, holds: str) -> None:
+    """A check of a store that holds."""
+    print(f"{check:13} {holds}")
 
 
 def print_store(summary: StoreSummary) -> None:

@@ -23,9 +23,9 @@ Sources = Mapping[str, str]
 # A module imports only from lower layers. A package's name stands for all of its modules; those may import each
 # other, but not in a circle.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "spec", "dist", "keys", "files", "ahead", "memory", "progress", "interrupts", "timing"),
-    ("attacks", "cluster", "codec", "compression", "device_codec", "gather", "objects"),
-    ("store", "data", "models", "manifest"),
+    ("errors", "spec", "dist", "keys", "files", "ahead", "memory", "progress", "interrupts", "timing", "untrusted"),
+    ("attacks", "cluster", "codec", "compression", "device_codec", "gather", "objects", "signature", "statement"),
+    ("store", "data", "models", "manifest", "trust"),
     (
         "mixing",
         "batches",
@@ -37,11 +37,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "journal",
         "meter",
         "online",
-        "remote",
         "report",
     ),
-    ("blocks",),
-    ("precompute", "training", "recipe"),
+    ("blocks", "verification"),
+    ("precompute", "training", "recipe", "remote", "exchange"),
     ("outputs", "sizing", "trials"),
     ("evaluating", "forecast"),
     ("pipeline", "planning", "bench", "terminal", "options"),
@@ -61,12 +60,14 @@ DOORS = {
     "precompute": ("training", "mixing", "batches"),
     "perturbation": ("training", "mixing", "batches"),
     "blocks": ("training", "mixing", "batches"),
+    "verification": ("training", "mixing", "batches"),
     "training": ("precompute", "perturbation", "blocks"),
     "mixing": ("precompute", "perturbation", "blocks"),
     "batches": ("precompute", "perturbation", "blocks"),
 }
 
 HOMES: Mapping[str, tuple[str, ...]] = {
+    "cryptography": ("signature",),
     "click": ("cli", "commands", "options", "__main__"),
     "dask": ("cluster",),
     "distributed": ("cluster",),
@@ -77,7 +78,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "numcodecs": ("compression",),
     "obstore": ("objects",),
     "pooch": ("data.fetch",),
-    "pydantic": ("spec", "manifest"),
+    "pydantic": ("spec", "manifest", "statement", "store.index"),
     "rich": ("progress", "terminal"),
     "safetensors": ("models", "checkpoint"),
     "timm": ("models",),

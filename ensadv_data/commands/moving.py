@@ -1,4 +1,4 @@
-"""Commands that publish stores and fetch them."""
+"""Commands that take stores to other places, and into shards and back."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ from pathlib import Path
 
 import click
 
+from ensadv_data.data import open_data
 from ensadv_data.errors import InputError
+from ensadv_data.exchange import Exchanged, export_store, import_store
 from ensadv_data.objects import is_url
-from ensadv_data.options import PATH, STORE
-from ensadv_data.remote import Moved, Wanted
+from ensadv_data.options import PATH, STORE, read_bytes
+from ensadv_data.remote import Wanted
 from ensadv_data.remote import pull as pull_store
 from ensadv_data.remote import push as push_store
+from ensadv_data.spec import DataSpec, checked
+from ensadv_data.terminal import print_check
+from ensadv_data.trust import default_trust, read_trust
+from ensadv_data.verification import Wanted as Believed
 
-__all__ = ["pull", "push"]
+__all__ = ["export", "import_set", "pull", "push"]
 
 _LARGEST = 10**6  # blocks that may be named
 
@@ -60,12 +66,18 @@ def pull(
     out: Path,
     sources: tuple[str, ...],
     attacks: tuple[str, ...],
+    trust: Path | None,
+    unsigned: bool,
+    name: str | None,
     blocks: frozenset[int] | None,
 ) -> None:
     """Fetch a store, or a part of it, each object checked against the manifest as it arrives.
 
     What is there already is not fetched again, so a pull that was stopped goes on, and one for more adds it.
     """
+    if unsigned and (trust is not None or name is not None):
+        raise click.UsageError("--unsigned looks at no signature; leave it out, or --trust and --name")
+    looks = trust is not None or name is not None or (not unsigned and default_trust().exists())
     pin = None
     if not is_url(store) and Path(store).is_file():
         if origin is None:
@@ -74,13 +86,56 @@ def pull(
     elif origin is not None:
         raise InputError(f"expected a manifest's file before --from, got {store}")
     wanted = Wanted(sources or None, attacks or None, blocks)
-    _told("pulled", pull_store(store if origin is None else origin, out, wanted=wanted, pin=pin))
-
-
-def _told(what: str, moved: Moved) -> None:
-    rate = f", {moved.bytes / moved.seconds / 1e6:,.0f} MB/s" if moved.bytes else ""
-    click.echo(
-        f"{what}: {moved.place}  {moved.objects:,} objects, {moved.bytes:,} bytes in {moved.seconds:.1f} s{rate}; "
-        f"{moved.there:,} were there"
+    believed = Believed(read_trust(trust) if looks else None, name=name)
+    moved = pull_store(
+        store if origin is None else origin,
+        out,
+        wanted=wanted,
+        pin=pin,
+        believed=believed,
+        say=lambda line: print_check(*line),
     )
-    click.echo(f"digest: {moved.digest}")
+    _told("pulled", moved)
+
+
+@click.command(epilog="Example:  ensadv-data export shards --out shards-wds --shard-bytes 1GB")
+@click.argument("store", type=STORE)
+@click.option("--out", type=PATH, required=True, help="Folder of the shards.")
+@click.option("--shard-bytes", default="1GB", show_default=True, callback=read_bytes, help="Bytes of a shard at most.")
+@click.option("--data", help="Put the images of this data set beside the directions: a joint set.")
+@click.option("--data-dir", type=str, help="Folder with the data set's files.")
+@click.option("--limit", type=int, help="Of its first N images, as at precompute.")
+def export(
+    store: Path | str, out: Path, shard_bytes: int, data: str | None, data_dir: str | None, limit: int | None
+) -> None:
+    """Write a store as WebDataset shards, which any tar and npy reader reads.
+
+    Without --data there is no image in them: an overlay, for images that may not be given away.
+    """
+    images = None
+    if data is not None:
+        where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="export")
+        images = open_data(where, "train")
+    made = export_store(store, out, shard_bytes=shard_bytes, images=images)
+    _exchanged("exported", made)
+
+
+@click.command("import", epilog="Example:  ensadv-data import shards-wds --out shards")
+@click.argument("shards", type=STORE)
+@click.option("--out", type=PATH, required=True, help="Folder of the store.")
+def import_set(shards: Path | str, out: Path) -> None:
+    """Make a store of exported SHARDS, each compared with its digest first."""
+    made = import_store(shards, out)
+    _exchanged("imported", made)
+    if not made.is_equal:
+        click.echo(
+            "warning: compressed by another version of zstd: equal rows, another digest; no signature holds for it"
+        )
+
+
+def _exchanged(what: str, made: Exchanged) -> None:
+    click.echo(
+        f"{what}: {made.place}  {made.shards:,} shards, {made.records:,} records, {made.bytes:,} bytes in "
+        f"{made.seconds:.1f} s"
+    )
+    click.echo(f"digest: {made.digest}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -30,23 +31,38 @@ class Objects(ABC):
     is_mapped: bool  # arrays are maps of files: holding them takes no memory
 
     @abstractmethod
-    def read(self, key: str, *, at_most: int | None = None) -> bytes:
+    def read(self, key: str) -> bytes:
         """The bytes of an object.
-
-        Parameters
-        ----------
-        at_most
-            Bytes that it may have; a larger one is not read.
 
         Raises
         ------
         FileNotFoundError
             There is none.
-        IntegrityError
-            It has more bytes.
         InputError
             It cannot be reached, or may not be read.
         """
+
+    def read_at_most(self, key: str, limit: int) -> bytes:
+        """The bytes of an object that a stranger may have made large; raises as :meth:`read`.
+
+        Raises
+        ------
+        IntegrityError
+            It has more bytes than ``limit``; where the place can tell before, they were not read.
+        """
+        data = self.read(key)
+        check_size(len(data), limit, f"{self}/{key}")
+        return data
+
+    def census(self) -> dict[str, int] | None:
+        """Bytes of every object that is there, by key; None where that cannot be told, as by a web server.
+
+        Raises
+        ------
+        IntegrityError
+            Something else than a plain file is there: a link, a device.
+        """
+        return None
 
     def read_all(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The bytes of those of the objects that are there."""
@@ -135,14 +151,46 @@ class Folder(Objects):
     def __str__(self) -> str:
         return str(self.path)
 
-    def read(self, key: str, *, at_most: int | None = None) -> bytes:
+    def read(self, key: str) -> bytes:
         """The bytes of a file."""
         try:
-            with (self.path / key).open("rb") as file:
-                check_size(f"{self}/{key}", os.fstat(file.fileno()).st_size, at_most)
-                return file.read()
+            return (self.path / key).read_bytes()
         except NotADirectoryError as error:
             raise FileNotFoundError(*error.args) from None
+
+    def read_at_most(self, key: str, limit: int) -> bytes:
+        """The bytes of a plain file of no more than ``limit``."""
+        try:
+            handle = os.open(self.path / key, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except NotADirectoryError as error:
+            raise FileNotFoundError(*error.args) from None
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise IntegrityError(f"{self.path / key}: expected a plain file, found a link") from None
+        with os.fdopen(handle, "rb", buffering=0) as file:
+            about = os.fstat(handle)
+            if not stat.S_ISREG(about.st_mode):
+                raise IntegrityError(f"{self.path / key}: expected a plain file, found something else")
+            check_size(about.st_size, limit, f"{self}/{key}")
+            return file.readall()
+
+    def census(self) -> dict[str, int]:
+        """Bytes of every file, those of killed runs among them."""
+        found, folders = {}, [""]
+        while folders:
+            prefix = folders.pop()
+            with os.scandir(self.path / prefix) as entries:
+                for entry in entries:
+                    key = f"{prefix}{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(f"{key}/")
+                    elif entry.is_file(follow_symlinks=False):
+                        found[key] = entry.stat(follow_symlinks=False).st_size
+                    else:
+                        kind = "a link" if entry.is_symlink() else "something else"
+                        raise IntegrityError(f"{self}: expected plain files and folders, found {kind} at {key!a}")
+        return found
 
     def array(self, key: str) -> npt.NDArray[np.uint8]:
         """A file, memory-mapped."""
@@ -207,13 +255,7 @@ class Folder(Objects):
                 left.unlink(missing_ok=True)
 
 
-def check_size(where: str, size: int, at_most: int | None) -> None:
-    """Refuse to read more than there may be.
-
-    Raises
-    ------
-    IntegrityError
-        The message has both sizes.
-    """
-    if at_most is not None and size > at_most:
-        raise IntegrityError(f"{where}: expected at most {at_most:,} bytes, found {size:,}; it was not read")
+def check_size(size: int, limit: int, where: str) -> None:
+    """Refuse an object of more than ``limit`` bytes with an IntegrityError, before it is read where that is known."""
+    if size > limit:
+        raise IntegrityError(f"{where}: expected at most {limit:,} bytes, found {size:,}; it was not read")

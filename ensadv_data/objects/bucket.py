@@ -71,9 +71,23 @@ class Bucket(Objects):
     def __str__(self) -> str:
         return self._url
 
-    def read(self, key: str, *, at_most: int | None = None) -> bytes:
+    def read(self, key: str) -> bytes:
         """The bytes of an object; asked for again where the answer is cut short."""
-        return bytes(self._got(key, at_most=at_most))
+        return bytes(self._got(key))
+
+    def read_at_most(self, key: str, limit: int) -> bytes:
+        """The bytes of an object of no more than ``limit``; the answer's announced size is looked at first."""
+
+        def request() -> bytes:
+            answer = obstore.get(self._store, key)
+            check_size(answer.meta["size"], limit, f"{self}/{key}")
+            return bytes(answer.bytes())
+
+        return self._again("read", key, request)
+
+    def census(self) -> dict[str, int] | None:
+        """Bytes of every object below the prefix; None of a web server, which does not tell."""
+        return None if self._is_web else self.listed()
 
     def read_all(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The bytes of those objects that are there, some requests at once."""
@@ -86,7 +100,7 @@ class Bucket(Objects):
     def part(self, key: str, begin: int, size: int) -> npt.NDArray[np.uint8]:
         """A part of an object in memory."""
         data = self._again("read", key, lambda: obstore.get_range(self._store, key, start=begin, length=size))
-        return np.frombuffer(data, np.uint8)
+        return np.frombuffer(memoryview(data), np.uint8)
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Bytes of those objects that are there, some requests at once."""
@@ -137,13 +151,8 @@ class Bucket(Objects):
             raise OutputError(f"expected a place that can be written, got {self}; a web server is for reading")
         return not self._again("list", "", lambda: next(iter(obstore.list(self._store, chunk_size=1)), None))
 
-    def _got(self, key: str, *, what: str = "read", at_most: int | None = None) -> Any:
-        def ask() -> Any:
-            answer = obstore.get(self._store, key)
-            check_size(f"{self}/{key}", int(answer.meta["size"]), at_most)
-            return answer.bytes()
-
-        return self._again(what, key, ask)
+    def _got(self, key: str, *, what: str = "read") -> Any:
+        return self._again(what, key, lambda: obstore.get(self._store, key).bytes())
 
     def _again(self, what: str, key: str, request: Callable[[], T]) -> T:
         """The answer to a request, which is made again where it was cut short. Ctrl-C does not wait for it."""

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ensadv_data.errors import ChunkError
 from ensadv_data.files import naming_trouble, write_atomic
-from ensadv_data.objects.base import Objects, Part, check_size
+from ensadv_data.objects.base import Objects, Part
 
 __all__ = ["Kept", "Shelf"]
 
@@ -129,12 +129,11 @@ class Kept(Objects):
     def __str__(self) -> str:
         return str(self.far)
 
-    def read(self, key: str, *, at_most: int | None = None) -> bytes:
+    def read(self, key: str) -> bytes:
         """The bytes of an object."""
         if key not in self._known:
-            return self.far.read(key, at_most=at_most)
-        size, digest = self._known[key]
-        check_size(f"{self}/{key}", size, at_most)
+            return self.far.read(key)
+        _, digest = self._known[key]
         path = self._shelf.path(digest)
         try:
             data = path.read_bytes()
@@ -142,6 +141,14 @@ class Kept(Objects):
             return self._fetched(key)
         _touch(path)
         return data
+
+    def read_at_most(self, key: str, limit: int) -> bytes:
+        """The bytes of a far object of no more than ``limit``; no copy is kept."""
+        return self.far.read_at_most(key, limit)
+
+    def census(self) -> dict[str, int] | None:
+        """Bytes of every far object."""
+        return self.far.census()
 
     def array(self, key: str) -> npt.NDArray[np.uint8]:
         """An object, mapped from its copy."""
@@ -197,7 +204,7 @@ class Kept(Objects):
 
     def _fetched(self, key: str) -> bytes:
         size, digest = self._known[key]
-        data = self.far.read(key, at_most=size)
+        data = self.far.read_at_most(key, size)
         if (found := hashlib.sha256(data).hexdigest()) != digest:
             raise ChunkError(
                 f"{self}/{key}: expected {size} bytes with SHA-256 {digest[:16]}…, as the manifest has it, got "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from ensadv_data.errors import ChunkError, InputError, Interrupted, OutputError
 from ensadv_data.manifest import Manifest, ObjectRecord
 from ensadv_data.objects import AT_ONCE, Objects
 from ensadv_data.progress import progress_bar
-from ensadv_data.store import Part, read_part
+from ensadv_data.store import PART, Part, read_part
+from ensadv_data.untrusted import OWN_MANIFEST
+from ensadv_data.verification import BESIDE
 
-__all__ = ["Moved", "begin", "checked", "document", "documents", "each", "finish", "manifest_bytes", "moved", "telling"]
+__all__ = ["Moved", "begin", "checked", "each", "finish", "manifest_bytes", "moved", "telling"]
 
-_MANIFEST_BYTES = 1 << 30  # at most
-_DOCUMENT_BYTES = 1 << 20  # at most, of a zarr.json
-_BESIDE = ("manifest.sig.json", "README.md", "croissant.json")  # what may lie beside a manifest
+_BESIDE_BYTES = 1 << 20  # at most, of what lies beside a manifest
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def manifest_bytes(place: Objects) -> bytes:
         It is larger than any manifest may be.
     """
     try:
-        return place.read("manifest.json", at_most=_MANIFEST_BYTES)
+        return place.read_at_most("manifest.json", OWN_MANIFEST.size)
     except FileNotFoundError:
         raise InputError(
             f"expected a store at {place}, found no manifest.json; is the store finished, and the address its own?"
@@ -64,7 +64,7 @@ def begin(place: Objects, raw: bytes, mark: str) -> Part | None:
     """
     mine = (json.dumps({"manifest": hashlib.sha256(raw).hexdigest()}) + "\n").encode()
     try:
-        there = place.read("manifest.json", at_most=_MANIFEST_BYTES)
+        there = place.read_at_most("manifest.json", OWN_MANIFEST.size)
     except FileNotFoundError:
         there = None
     if there is not None:
@@ -83,9 +83,9 @@ def begin(place: Objects, raw: bytes, mark: str) -> Part | None:
 
 def finish(place: Objects, raw: bytes, origin: Objects) -> None:
     """What lies beside the manifest, and then the manifest: the copy is complete."""
-    for key in _BESIDE:
+    for key in sorted(BESIDE - {"manifest.json", PART}):
         try:
-            place.write(key, origin.read(key, at_most=_DOCUMENT_BYTES))
+            place.write(key, origin.read_at_most(key, _BESIDE_BYTES))
         except FileNotFoundError:
             continue
     place.write("manifest.json", raw)
@@ -97,7 +97,7 @@ def checked(place: Objects, key: str, record: ObjectRecord, *, attempts: int = 1
     """An object whose bytes are those of the manifest; what arrives otherwise is asked for again."""
     for _ in range(attempts):
         try:
-            data = place.read(key, at_most=record.bytes)
+            data = place.read_at_most(key, record.bytes)
         except FileNotFoundError:
             raise ChunkError(f"{place}/{key}: the object is missing there; {_REMEDY}") from None
         found = hashlib.sha256(data).hexdigest()
@@ -110,31 +110,6 @@ def checked(place: Objects, key: str, record: ObjectRecord, *, attempts: int = 1
 
 
 _REMEDY = "who published the store repairs it (precompute --repair) and pushes it again"
-
-
-def document(place: Objects, key: str) -> bytes:
-    """A document of a store.
-
-    Raises
-    ------
-    ChunkError
-        It is missing.
-    IntegrityError
-        It is larger than any document may be.
-    """
-    try:
-        return place.read(key, at_most=_DOCUMENT_BYTES)
-    except FileNotFoundError:
-        raise ChunkError(f"{place}/{key}: the document is missing there; {_REMEDY}") from None
-
-
-def documents(objects: Iterable[str]) -> list[str]:
-    """Keys of the documents of the arrays that some objects belong to, and of the groups that hold these."""
-    folders = {""}
-    for array in {key.rpartition("/c/")[0] for key in objects}:
-        parts = array.split("/")
-        folders |= {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
-    return [f"{folder}/zarr.json".lstrip("/") for folder in sorted(folders, key=lambda name: (name.count("/"), name))]
 
 
 def each(work: Callable[[str], None], todo: Mapping[str, ObjectRecord], what: str) -> None:

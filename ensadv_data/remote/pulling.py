@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensadv_data.errors import InputError, UnknownNameError
-from ensadv_data.manifest import Manifest, ObjectRecord, parse_manifest
+from ensadv_data.manifest import ObjectRecord, parse_manifest
 from ensadv_data.objects import Folder, Objects, objects_at
 from ensadv_data.remote.copies import (
     Moved,
     begin,
     checked,
-    document,
-    documents,
     each,
     finish,
     manifest_bytes,
     moved,
     telling,
 )
-from ensadv_data.store import PART, Part, block_of, block_size
+from ensadv_data.store import PART, Part, block_of
+from ensadv_data.verification import Line, blueprint_of, check_store, proved_signature, told
+from ensadv_data.verification import Wanted as Believed
 
 __all__ = ["Wanted", "pull"]
 
@@ -76,9 +76,12 @@ def pull(
     *,
     wanted: Wanted = Wanted(),
     pin: bytes | None = None,
-    check: Callable[[bytes, Objects], object] = lambda raw, place: None,
+    believed: Believed | None = None,
+    say: Callable[[Line], object] = lambda line: None,
 ) -> Moved:
     """Fetch a store, or more of it; each object is checked against the manifest before it gets its name.
+
+    The Zarr documents are not fetched: they follow from the manifest, and are written from it.
 
     Parameters
     ----------
@@ -86,9 +89,10 @@ def pull(
         What to fetch beside what ``out`` holds.
     pin
         The manifest's bytes, where they are known; else they are fetched.
-    check
-        Called with the manifest's bytes, before they are parsed, and the origin; raises where they are not to be
-        trusted.
+    believed
+        Whose signature the manifest must have, and which versions were seen; None: nobody's.
+    say
+        Told what holds of the signature.
 
     Raises
     ------
@@ -97,34 +101,36 @@ def pull(
     OutputError
         ``out`` holds something else, or cannot be written.
     IntegrityError
-        What arrived is not as the manifest has it, each time that it was asked for.
+        The signature is not one that is wanted; or what arrived is not as the manifest has it, each time that it was
+        asked for.
     Interrupted
         Ctrl-C; the same command goes on.
     """
     began = time.perf_counter()
     source, place = objects_at(origin), Folder(out)
     raw = manifest_bytes(source) if pin is None else pin
-    check(raw, source)
-    manifest = parse_manifest(raw, f"{source}/manifest.json")
-    groups = _groups(manifest)
-    blocks = -(-manifest.data.n // block_size(manifest.data.n, _values(manifest)))
+    believed = believed or Believed(None)
+    signed = told(proved_signature(source, raw, believed), say)
+    where = f"{source}/manifest.json"
+    manifest = parse_manifest(raw, where)
+    check_store(manifest, signed, where=where)
+    blueprint = blueprint_of(manifest, where=where)
+    groups, blocks = blueprint.header.groups, blueprint.header.blocks
     keys = wanted.keys_of(groups, blocks)
-    some = range(blocks) if wanted.blocks is None else wanted.blocks
     before = begin(place, raw, _MARK)
     part = Part(hashlib.sha256(raw).hexdigest(), {}) if before is None else before
     if before is not None and not before.blocks:  # all of it is there
         part = part.with_blocks(groups, range(blocks))
-    part = part.with_blocks(keys, some)
-    arrays = ("example_digest/", *(f"{key}/" for key in keys))
+    part = part.with_blocks(keys, range(blocks) if wanted.blocks is None else wanted.blocks)
     chosen = {
         key: record
-        for key, record in manifest.objects.items()
-        if key.startswith(arrays) and (wanted.blocks is None or block_of(key) in wanted.blocks)
+        for key, record in blueprint.within(keys).manifest.objects.items()
+        if wanted.blocks is None or block_of(key) in wanted.blocks
     }
     with telling(f"{out}: stopped; what has arrived is kept, and the same command goes on"):
         todo = _lacking(place, chosen)
-        for key in documents(chosen):
-            place.write(key, document(source, key))
+        for key, document in blueprint.documents.items():
+            place.write(key, document)
 
         def copy(key: str) -> None:
             place.write(key, checked(source, key, todo[key], attempts=_ATTEMPTS))
@@ -135,6 +141,8 @@ def pull(
     else:
         place.write(PART, part.to_bytes())
     finish(place, raw, source)
+    if signed is not None:
+        believed.memory.checked(signed, where=str(source))
     return moved(place, manifest, todo, len(chosen), began)
 
 
@@ -150,14 +158,3 @@ def _lacking(place: Folder, chosen: Mapping[str, ObjectRecord]) -> dict[str, Obj
 
     each(look, {key: chosen[key] for key in there}, f"check {place.name}")
     return {key: record for key, record in chosen.items() if key not in right}
-
-
-def _groups(manifest: Manifest) -> list[str]:
-    """SOURCE/ATTACK of every entry, in the order of the manifest's objects."""
-    names = (key.split("/") for key in manifest.objects)
-    return list(dict.fromkeys(f"{parts[0]}/{parts[1]}" for parts in names if parts[0] != "example_digest"))
-
-
-def _values(manifest: Manifest) -> int:
-    channels, height, width = manifest.data.shape
-    return channels * height * width

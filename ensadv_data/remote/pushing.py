@@ -12,8 +12,6 @@ from ensadv_data.remote.copies import (
     Moved,
     begin,
     checked,
-    document,
-    documents,
     each,
     finish,
     manifest_bytes,
@@ -21,6 +19,8 @@ from ensadv_data.remote.copies import (
     telling,
 )
 from ensadv_data.store import read_part
+from ensadv_data.untrusted import OWN_MANIFEST
+from ensadv_data.verification import blueprint_of, check_documents
 
 __all__ = ["push"]
 
@@ -44,11 +44,13 @@ def push(store: Objects | Path | str, to: Objects | Path | str) -> Moved:
     began = time.perf_counter()
     origin, place = objects_at(store), objects_at(to)
     raw = manifest_bytes(origin)
-    manifest = parse_manifest(raw, f"{origin}/manifest.json")
+    manifest = parse_manifest(raw, f"{origin}/manifest.json", limits=OWN_MANIFEST)
     if read_part(origin, raw) is not None:
         raise InputError(f"expected a whole store at {origin}, found a part of one; pull the rest of it first")
     begin(place, raw, _MARK)
-    about = {key: document(origin, key) for key in documents(manifest.objects)}
+    blueprint = blueprint_of(manifest, where=str(origin))
+    check_documents(origin, blueprint)
+    about = blueprint.documents
     there = place.listed()
     for key in (key for key in about if key not in there):
         place.write(key, about[key])

@@ -158,7 +158,7 @@ class PrecomputeSpec(Spec):
         if not self.models:
             raise InputError("models: expected at least one NAME=REF, got none")
         for name in self.models:
-            if not name or not all(c.isalnum() or c in "._-*" for c in name) or name[0] == ".":
+            if not name or not all((c.isalnum() and c.isascii()) or c in "._-*" for c in name) or name[0] == ".":
                 raise InputError(f"models: expected a name of letters, digits, '.', '_', '-' or '*', got {name!r}")
             if name in _STORE_NAMES:
                 raise InputError(f"models: expected a name that the store does not use itself, got {name!r}")

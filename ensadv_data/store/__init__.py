@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ensadv_data.store.chunks import Cache
 from ensadv_data.store.damage import damaged_blocks
+from ensadv_data.store.decoding import decode_chunk
 from ensadv_data.store.layout import (
     FORMAT_VERSION,
     HELD_BYTES,
@@ -12,12 +13,19 @@ from ensadv_data.store.layout import (
     Planes,
     block_of,
     block_size,
+    chunk_keys,
+    chunk_rows,
     root_attributes,
+    row_arrays,
     shortened,
+    zstd_level,
 )
-from ensadv_data.store.part import PART, Part, read_part
+from ensadv_data.store.metadata import made_documents
+from ensadv_data.store.opening import open_store
+from ensadv_data.store.part import PART, Part, groups_here, read_part
 from ensadv_data.store.perturbed import Move, packed_moves, perturb_images
-from ensadv_data.store.reader import Store, open_store
+from ensadv_data.store.reader import Store
+from ensadv_data.store.shards import ExportedStore
 from ensadv_data.store.writer import StoreWriter
 
 __all__ = [
@@ -26,6 +34,7 @@ __all__ = [
     "PART",
     "Cache",
     "Entry",
+    "ExportedStore",
     "Header",
     "Move",
     "Part",
@@ -34,11 +43,18 @@ __all__ = [
     "StoreWriter",
     "block_of",
     "block_size",
+    "chunk_keys",
+    "chunk_rows",
     "damaged_blocks",
+    "decode_chunk",
+    "groups_here",
+    "made_documents",
     "open_store",
     "packed_moves",
     "perturb_images",
     "read_part",
     "root_attributes",
+    "row_arrays",
     "shortened",
+    "zstd_level",
 ]

@@ -89,7 +89,7 @@ class ExportIndex(_Record):
 
 
 def parse_index(raw: bytes, where: str) -> tuple[Records, tuple[Shard, ...], ExportIndex]:
-    """What an index tells, proved to fit together: the shards have all records, in order, and the bytes that these take.
+    """What an index tells, proved to fit together: the shards have all records, in order, and their bytes.
 
     Raises
     ------

@@ -27,7 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ensadv_data.codec import row_bytes
+from ensadv_data.errors import IntegrityError
 from ensadv_data.objects import Objects
+from ensadv_data.untrusted import ZARR, check_keys, parse_json
 
 __all__ = [
     "FORMAT",
@@ -40,6 +42,7 @@ __all__ = [
     "block_size",
     "chunk_keys",
     "chunk_rows",
+    "header_from",
     "layout",
     "root_attributes",
     "row_arrays",
@@ -108,8 +111,41 @@ class Header:
             "block": self.block,
             "draws": self.draws,
             "groups": list(self.groups),
-            "plan": json.loads(json.dumps(self.plan)),
+            "plan": json.loads(json.dumps(self.plan, sort_keys=True)),
         }
+
+
+def header_from(attributes: Mapping[str, Any]) -> Header:
+    """The header that the attributes of a root group tell.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        One is missing, or is not what it should be, or so large that it cannot be meant.
+    """
+    shape, n, draws, classes = (attributes[name] for name in ("shape", "n", "draws", "classes"))
+    numbers = {"n": (n, 2**40), "draws": (draws, 2**16), "classes": (classes, 2**20)}
+    numbers |= {f"side {axis} of the shape": (side, 2**26) for axis, side in enumerate(shape)}
+    for name, (number, most) in numbers.items():
+        if type(number) is not int or not 1 <= number <= most:
+            raise ValueError(f"expected {name} from 1 to {most:,}, found {shortened(number)}")
+    if len(shape) != 3 or shape[0] * shape[1] * shape[2] > 2**26:
+        raise ValueError(f"expected a shape (C, H, W) of at most {2**26:,} values, found {shortened(shape)}")
+    groups = attributes["groups"]
+    if not isinstance(groups, list) or not all(isinstance(key, str) and key.count("/") == 1 for key in groups):
+        raise ValueError("expected groups SOURCE/ATTACK")
+    check_keys(groups, what="the groups")
+    return Header(
+        data=attributes["data"],
+        split=attributes["split"],
+        data_digest=attributes["data_digest"],
+        shape=tuple(shape),
+        classes=classes,
+        n=n,
+        draws=draws,
+        groups=tuple(groups),
+        plan=attributes["plan"],
+    )
 
 
 @dataclass(frozen=True)
@@ -205,9 +241,9 @@ def block_of(key: str) -> int:
 def root_attributes(objects: Objects) -> dict[str, Any] | None:
     """Attributes of the Zarr v3 group that some objects are; None where they are none."""
     try:
-        node = json.loads(objects.read("zarr.json"))
+        node = parse_json(objects.read_at_most("zarr.json", ZARR.size), what="zarr.json", limits=ZARR)
         attributes = node["attributes"] if node["zarr_format"] == 3 and node["node_type"] == "group" else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, IntegrityError, KeyError, TypeError):
         return None
     return attributes if isinstance(attributes, dict) else None
 

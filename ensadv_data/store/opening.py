@@ -39,7 +39,7 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
         return read_store(place, cache=cache)
     except InputError:
         try:
-            raw = place.read(INDEX, at_most=_INDEX_BYTES)
+            raw = place.read_at_most(INDEX, _INDEX_BYTES)
         except (FileNotFoundError, InputError):
             raw = None
         if raw is None:

@@ -64,7 +64,7 @@ def read_part(place: Objects, manifest: bytes) -> Part | None:
         What tells it is damaged, or is of another store.
     """
     try:
-        raw = place.read(PART, at_most=_MOST)
+        raw = place.read_at_most(PART, _MOST)
     except FileNotFoundError:
         return None
     try:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import zarr
 
 from ensadv_data.codec import row_bytes
-from ensadv_data.compression import zstd_decode
 from ensadv_data.errors import AlignmentError, ChunkError, InputError, IntegrityError, UnknownNameError
-from ensadv_data.objects import AT_ONCE, Kept, Objects, objects_at
+from ensadv_data.objects import AT_ONCE, Kept, Objects
 from ensadv_data.store.chunks import Cache, Chunks
+from ensadv_data.store.decoding import decode_chunk
 from ensadv_data.store.layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -24,6 +21,7 @@ from ensadv_data.store.layout import (
     Planes,
     chunk_keys,
     chunk_rows,
+    header_from,
     layout,
     root_attributes,
     row_arrays,
@@ -31,8 +29,9 @@ from ensadv_data.store.layout import (
 )
 from ensadv_data.store.metadata import fetched_group
 from ensadv_data.store.part import groups_here
+from ensadv_data.untrusted import OWN_MANIFEST, parse_json
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store", "read_store"]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -229,26 +228,24 @@ class Store:
 
     def _mapped(self, key: str, width: int) -> U8:
         """One chunk as uint8 (S, width), memory-mapped where it is a file; its size and checksum are checked."""
-        expected = self.header.block * width
         try:
             mapped = self.place.array(key)
         except OSError:
             raise self._missing(key) from None
-        if len(mapped) != expected + 4:
-            raise ChunkError(
-                f"{self.place}/{key}: expected {expected + 4} bytes, found {len(mapped)}; "
-                f"the chunk is truncated: {_REMEDY}"
-            )
-        if int(google_crc32c.value(mapped[:expected])) != int.from_bytes(mapped[expected:].tobytes(), "little"):
-            raise ChunkError(f"{self.place}/{key}: the checksum does not match; the chunk is corrupted: {_REMEDY}")
-        return mapped[:expected].reshape(self.header.block, width)
+        try:
+            rows = decode_chunk(mapped, size=self.header.block * width, raw=True)
+        except ChunkError as error:
+            raise ChunkError(f"{self.place}/{key}: {error}: {_REMEDY}") from None
+        return rows.reshape(self.header.block, width)
 
     def _decompressed(self, key: str, width: int) -> U8:
         """One chunk that was a zstd frame as uint8 (S, width); the frame has a checksum of its own."""
         try:
-            plane = zstd_decode(self.place.read(key), size=self.header.block * width)
+            data = np.frombuffer(self.place.read(key), np.uint8)
         except OSError:
             raise self._missing(key) from None
+        try:
+            plane = decode_chunk(data, size=self.header.block * width, raw=False)
         except ChunkError as error:
             raise ChunkError(f"{self.place}/{key}: {error}; the chunk is corrupted: {_REMEDY}") from None
         return plane.reshape(self.header.block, width)
@@ -257,8 +254,8 @@ class Store:
         return ChunkError(f"{self.place}/{key}: the chunk is missing; {_REMEDY}")
 
 
-def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -> Store:
-    """Open a complete store for reading.
+def read_store(path: Objects, *, cache: Cache | None = None) -> Store:
+    """A complete store, for reading.
 
     Parameters
     ----------
@@ -273,36 +270,27 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
     ChunkError
         An array is missing.
     """
-    path = objects_at(reference)
     attributes = root_attributes(path)
     if attributes is None or attributes.get("format") != FORMAT:
         raise InputError(f"expected a store at {path}, found none; make one with: ensadv-data precompute --out {path}")
     if attributes.get("version") != FORMAT_VERSION:
         raise InputError(f"{path}: expected format version {FORMAT_VERSION}, found {attributes.get('version')}")
     try:
-        manifest = path.read("manifest.json")
+        manifest = path.read_at_most("manifest.json", OWN_MANIFEST.size)
     except FileNotFoundError:
         done = len(path.keys("progress/"))
         raise InputError(
             f"{path}: the store is unfinished ({done} blocks done); run the same precompute command again"
         ) from None
     try:
-        about = json.loads(manifest)
+        about = parse_json(manifest, what=f"{path}/manifest.json", limits=OWN_MANIFEST)
         zeros = about.get("zeros", {})
         masked = frozenset(key for key in attributes["groups"] if zeros.get(key))
-        header = Header(
-            data=attributes["data"],
-            split=attributes["split"],
-            data_digest=attributes["data_digest"],
-            shape=tuple(attributes["shape"]),
-            classes=attributes["classes"],
-            n=attributes["n"],
-            draws=attributes["draws"],
-            groups=tuple(attributes["groups"]),
-            plan=attributes["plan"],
-        )
+        header = header_from(attributes)
         if attributes["block"] != header.block:
             raise InputError(f"{path}: expected blocks of {header.block} examples, found {attributes['block']}")
+        if header.draws * header.blocks > max(len(about["objects"]), 1):  # before room is made for any of them
+            raise ValueError(f"{header.draws} × {header.blocks} chunks of an array, {len(about['objects'])} objects")
         groups = groups_here(path, manifest, header)
         root = fetched_group(path, groups, masked)
         entries = []
@@ -325,7 +313,7 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
         if cache and cache.shelf and not path.is_local:
             known = {key: (int(o["bytes"]), str(o["sha256"])) for key, o in about["objects"].items()}
             path = Kept(path, cache.shelf, known)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{path}: the store's metadata is damaged: {error}; copy the store again") from None
     return Store(path, header, tuple(entries), masked, cache or Cache())
 

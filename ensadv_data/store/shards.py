@@ -81,7 +81,7 @@ class Shard(NamedTuple):
     sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Records:
     """The records of a set: what is where, computed."""
 
@@ -175,6 +175,7 @@ class ExportedStore(Store):
         super().__init__(place, records.header, records.entries, records.masked, cache)
         self.records, self.shards = records, shards
         self._last = np.array([shard.last for shard in shards])
+        self._maps: dict[str, U8] = {}
         self._numbers = {entry.key: number for number, entry in enumerate(records.entries)}
 
     def object_sizes(self, entry: Entry) -> dict[str, int]:
@@ -197,7 +198,7 @@ class ExportedStore(Store):
         first = block * self.header.block
         rows = range(first, min(first + self.header.block, self.header.n))
         records = range(rows.start // self.records.size, (rows.stop - 1) // self.records.size + 1)
-        parts = [self._values(record, member, width)[draw] for record in records]
+        parts: list[U8] = [self._values(record, member, width)[draw] for record in records]
         if len(parts) == 1 and len(parts[0]) == self.header.block:
             return parts[0]
         whole = np.zeros((self.header.block, width), np.uint8)
@@ -220,11 +221,15 @@ class ExportedStore(Store):
                 f"{self.place}/{shard.name}: record {self.records.key(record)}: {name}: the checksum does not match; "
                 "the shard is corrupted: fetch it again"
             )
-        return data[len(member.npy) :].reshape(-1, len(self.records.examples(record)), width)
+        values: U8 = data[len(member.npy) :].reshape(-1, len(self.records.examples(record)), width)
+        return values
 
     def _bytes(self, shard: Shard, begin: int, size: int) -> U8:
         try:
-            data = self.place.part(shard.name, begin, size)
+            if self.place.is_mapped and shard.name not in self._maps:
+                self._maps[shard.name] = self.place.array(shard.name)
+            mapped = self._maps.get(shard.name)
+            data = self.place.part(shard.name, begin, size) if mapped is None else mapped[begin : begin + size]
         except FileNotFoundError:
             raise ChunkError(f"{self.place}/{shard.name}: the shard is missing; fetch it again") from None
         if len(data) != size:
@@ -237,7 +242,7 @@ class ExportedStore(Store):
 
 def members_of(records: Records, record: int, values: Mapping[str, npt.NDArray[Any]]) -> Iterator[bytes]:
     """A record of a tar, part by part, from the values of all its members but the last."""
-    sums = []
+    sums: list[int] = []
     for member in records.members(record):
         array = np.array(sums, "<u4") if member.name == "crc32c.npy" else values[member.name]
         data = np.ascontiguousarray(array, dtype=member.dtype)

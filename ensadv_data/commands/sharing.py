@@ -1,0 +1,113 @@
+"""Commands for stores that go from team to team: keys, signatures, and whether all of it is true."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import click
+
+from ensadv_data.objects import objects_at
+from ensadv_data.options import PATH, STORE, device_option, named
+from ensadv_data.signature import make_key
+from ensadv_data.spec import DataSpec, checked
+from ensadv_data.terminal import print_check
+from ensadv_data.trust import read_trust
+from ensadv_data.verification import Wanted, sign_store, verified
+
+__all__ = ["keygen", "sign", "verify"]
+
+
+@click.command(epilog="Example:  ensadv-data keygen --out ~/keys/team-a.key --name team-a")
+@click.option("--out", type=PATH, required=True, help="Private key to write; the public one is beside it, .pub.")
+@click.option("--name", default="me", show_default=True, help="Whose key: a remark in the public one.")
+def keygen(out: Path, name: str) -> None:
+    """Make a key pair for signing stores (Ed25519)."""
+    public = make_key(out, name)
+    click.echo(f"{out}: private key; give it to nobody")
+    click.echo(f"{out}.pub: public key {public.keyid[:16]}; who trusts it writes into a trust file:")
+    click.echo(f'[{name}]\nkeys = ["{public}"]')
+
+
+@click.command(
+    epilog="Example:  ensadv-data sign shards --key ~/keys/team-a.key --name mnist-train --licence CC-BY-4.0"
+)
+@click.argument("store", type=STORE)
+@click.option("--key", type=PATH, required=True, help="Private key, as keygen makes it.")
+@click.option("--name", required=True, help="What the store is published as: letters, digits, '.', '_', '-'.")
+@click.option("--version", type=click.IntRange(min=1), help="Unless given, one more than the last of that name.")
+@click.option("--days", type=click.IntRange(min=1), default=365, show_default=True, help="Until it expires.")
+@click.option("--creator", default="", help="Who made it.")
+@click.option("--licence", default="", help="Such as CC-BY-4.0.")
+@click.option("--citation", default="", help="How to cite it, one line.")
+def sign(
+    store: Path | str,
+    key: Path,
+    name: str,
+    version: int | None,
+    days: int,
+    creator: str,
+    licence: str,
+    citation: str,
+) -> None:
+    """Check the STORE and sign its manifest: a file manifest.sig.json beside it."""
+    lines = sign_store(
+        objects_at(store),
+        key,
+        name=name,
+        version=version,
+        days=days,
+        creator=creator,
+        licence=licence,
+        citation=citation,
+    )
+    for line in lines:
+        print_check(*line)
+
+
+@click.command(
+    epilog="Examples:  ensadv-data verify shards --trust trust.toml --data mnist;  ensadv-data verify shards "
+    "--data mnist --recompute 20 --model c=c.safetensors"
+)
+@click.argument("store", type=STORE)
+@click.option("--trust", type=PATH, help="TOML of trusted public keys; yours is ~/.config/ensadv-data/trust.toml.")
+@click.option("--unsigned", is_flag=True, help="Look at no signature: check the rest only.")
+@click.option("--name", help="Accept no signature but that of the store of this name.")
+@click.option("--data", help="Data set whose images are to be those of the store.")
+@click.option("--data-dir", type=str, help="Folder with the data set's files.")
+@click.option("--limit", type=int, help="Compare the first N images only.")
+@click.option("--recompute", type=click.IntRange(min=0), default=0, show_default=True, help="Examples computed anew.")
+@click.option("--model", "models", multiple=True, help="A model of the store, NAME=REF; may be repeated.")
+@click.option("--seed", type=int, help="Names those examples; drawn unless given.")
+@device_option
+def verify(
+    store: Path | str,
+    trust: Path | None,
+    unsigned: bool,
+    name: str | None,
+    data: str | None,
+    data_dir: str | None,
+    limit: int | None,
+    recompute: int,
+    models: tuple[str, ...],
+    seed: int | None,
+    device: str,
+) -> None:
+    """Check a STORE of somebody else's: a line for each check that holds; exit code 4 at the first that does not."""
+    if unsigned and (trust is not None or name is not None):
+        raise click.UsageError("--unsigned looks at no signature; leave it out, or --trust and --name")
+    if models and not recompute:
+        raise click.UsageError("--model is for --recompute K")
+    where = {"data": data, "data_dir": data_dir, "limit": limit}
+    wanted = Wanted(
+        trust=None if unsigned else read_trust(trust),
+        name=name,
+        data=None if data is None else checked(DataSpec, where, where="verify"),
+        recompute=recompute,
+        models=named(models),
+        seed=secrets.randbits(32) if seed is None else seed,
+        device=device,
+    )
+    for line in verified(objects_at(store), wanted):
+        print_check(*line)
+    click.echo(f"{store}: all of this holds")

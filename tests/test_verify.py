@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import re
 import shutil
@@ -246,6 +247,7 @@ def test_blocks_that_were_made_in_smaller_batches_are_made_so_again(batched, wor
     edited(path, lambda found: found["plan"].update(smaller_batches={"2": list(range(16))}))
     with pytest.raises(IntegrityError, match=r"d/fgsm: expected 0\.999 of the values"):  # they were not
         recomputed(path, world)
+    assert recomputed(path, world, tolerance=0.5)["d/fgsm"].endswith("at least 0.5 in float32")
 
 
 def test_every_kind_is_computed_anew(world):
@@ -434,7 +436,13 @@ def test_a_census_knows_what_is_there(tmp_path, bucket):
     assert far.census().keys() >= {"manifest.json", *documents_of(tmp_path)}
 
 
-# The schema
+# What is published
+
+
+def test_seeds_of_entries_are_those_that_the_format_tells(world):
+    for entry in open_store(world.store).entries:
+        words = f"str:random step\0int:0\0str:{entry.source}\0str:{entry.attack}"
+        assert entry.seed == int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little") >> 1
 
 
 def test_the_schema_of_the_manifest_is_the_published_one():

@@ -43,8 +43,8 @@ class Wanted:
         The name that must have been signed; any, if None.
     data
         Images to compare; None: none.
-    recompute, models, seed, device
-        How many examples to compute anew, by which models, which, and where.
+    recompute, models, seed, device, tolerance
+        How many examples to compute anew, by which models, which, where, and what share must agree.
     now
         For tests; else the clock.
     """
@@ -57,6 +57,7 @@ class Wanted:
     models: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     device: str = "cpu"
+    tolerance: float | None = None
     now: datetime | None = None
 
 
@@ -100,6 +101,7 @@ def verified(place: Objects, wanted: Wanted) -> Iterator[Line]:
                 count=wanted.recompute,
                 seed=wanted.seed,
                 device=wanted.device,
+                tolerance=wanted.tolerance,
             ):
                 least = f"at least {one.least:g} in {blueprint.spec.precision}"
                 yield Line("recompute", f"{one.key}: {one.share:.5f} of {one.values:,} values agree; {least}")
@@ -120,7 +122,8 @@ def proved_contents(place: Objects, raw: bytes, signed: Signed | None) -> Genera
         raise IntegrityError(f"{where}: expected the store digest that was signed, found another; get both files again")
     blueprint = blueprint_of(manifest, where=where)
     header = blueprint.header
-    yield Line("manifest", f"store {manifest.digest[:16]}, {header.n:,} images, {len(blueprint.entries)} entries")
+    entries = f"{len(blueprint.entries)} entr{'y' if len(blueprint.entries) == 1 else 'ies'}"
+    yield Line("manifest", f"store {manifest.digest[:16]}, {header.n:,} images, {entries}")
     sees_all = check_presence(place, blueprint)
     total = sum(record.bytes for record in manifest.objects.values())
     extra = "nothing else" if sees_all else "extra files cannot be seen over http"

@@ -38,6 +38,7 @@ I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
 
+_FEW = 2**20  # chunks of an array whose table takes no memory to speak of
 _planes = tuple.__new__  # a third of the time of Planes(…)
 _REMEDY = "copy the store again, or run its precompute command again with --repair"
 
@@ -290,7 +291,7 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
         header = header_from(attributes)
         if attributes["block"] != header.block:
             raise InputError(f"{path}: expected blocks of {header.block} examples, found {attributes['block']}")
-        if header.draws * header.blocks > max(len(about["objects"]), 1):  # before room is made for any of them
+        if header.draws * header.blocks > max(len(about["objects"]), _FEW):  # before room is made for any of them
             raise ValueError(f"{header.draws} × {header.blocks} chunks of an array, {len(about['objects'])} objects")
         root = fetched_group(path, header.groups, masked)
         entries = []

@@ -31,6 +31,7 @@ from ensadv_data.trust import ENVELOPE_NAME
 from ensadv_data.untrusted import MANIFEST
 from ensadv_data.verification import Wanted, verified
 from ensadv_data.verification.recomputing import TOLERANCE
+from fuzzing import run as fuzz
 from mutations import KINDS, NAME, World, documents_of, edited, make_world, objects_of, raw, replaced
 from mutations import run as mutate
 from s3 import BUCKET, s3_server
@@ -72,6 +73,21 @@ def called(capsys, *words: object) -> tuple[int, str, str]:
 def test_random_mutations_are_all_found(tmp_path):
     found = mutate(mutations=2 * len(KINDS), seed=2, folder=tmp_path)
     assert (found["found"], len(found["kinds"])) == (2 * len(KINDS), len(KINDS))
+
+
+def test_random_documents_do_no_harm(tmp_path):
+    found = fuzz(inputs=3500, seed=4, folder=tmp_path)
+    assert (found["crashes"], found["inputs"]) == (0, 3500)
+    assert found["grown"] < 64 * 2**20
+
+
+def test_what_a_stranger_wrote_does_nothing_to_a_terminal(copy, capsys):
+    found = json.loads((copy / "c" / "fgsm" / "zarr.json").read_bytes())
+    found["attributes"]["\x1b[2J"] = 1
+    (copy / "c" / "fgsm" / "zarr.json").write_text(json.dumps(found))
+    code, _, err = called(capsys, "inspect", copy)
+    assert (code, "metadata is damaged" in err, "\\x1b[2J" in err) == (4, True, True)
+    assert err.rstrip("\n").isprintable()
 
 
 # The commands

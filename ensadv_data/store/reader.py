@@ -29,7 +29,7 @@ from ensadv_data.store.layout import (
     zstd_level,
 )
 from ensadv_data.store.metadata import fetched_group
-from ensadv_data.untrusted import OWN_MANIFEST, parse_json
+from ensadv_data.untrusted import OWN_MANIFEST, parse_json, quoted
 
 __all__ = ["Store", "open_store"]
 
@@ -276,7 +276,7 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
     if attributes is None or attributes.get("format") != FORMAT:
         raise InputError(f"expected a store at {path}, found none; make one with: ensadv-data precompute --out {path}")
     if attributes.get("version") != FORMAT_VERSION:
-        raise InputError(f"{path}: expected format version {FORMAT_VERSION}, found {attributes.get('version')}")
+        raise InputError(f"{path}: expected format version {FORMAT_VERSION}, found {quoted(attributes.get('version'))}")
     try:
         manifest = path.read_at_most("manifest.json", OWN_MANIFEST.size)
     except FileNotFoundError:
@@ -290,7 +290,7 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
         masked = frozenset(key for key in attributes["groups"] if zeros.get(key))
         header = header_from(attributes)
         if attributes["block"] != header.block:
-            raise InputError(f"{path}: expected blocks of {header.block} examples, found {attributes['block']}")
+            raise InputError(f"{path}: expected blocks of {header.block} examples, found {quoted(attributes['block'])}")
         if header.draws * header.blocks > max(len(about["objects"]), _FEW):  # before room is made for any of them
             raise ValueError(f"{header.draws} × {header.blocks} chunks of an array, {len(about['objects'])} objects")
         root = fetched_group(path, header.groups, masked)
@@ -305,7 +305,7 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
             entry = Entry(source=source, **dict(root[source].attrs), **dict(leaf.attrs))  # type: ignore[arg-type]
             if entry.attack != attack:
                 raise IntegrityError(
-                    f"{path}: expected {attack} in the group {key}, found {entry.attack}; copy the store again"
+                    f"{path}: expected {attack} in the group {key}, found {quoted(entry.attack)}; copy the store again"
                 )
             entries.append(entry)
             for name in (*row_arrays(entry.kind, masked=key in masked), "label"):

@@ -44,13 +44,19 @@ def _called(arguments: Sequence[str] | None) -> int:
     except click.Abort:
         raise KeyboardInterrupt from None
     except EnsadvError as error:
-        print("error: " + " ".join(line.strip() for line in str(error).splitlines()), file=sys.stderr)
+        print("error: " + _on_one_line(str(error)), file=sys.stderr)
         return error.exit_code
     except Exception as error:
         traceback.print_exc()
         print(f"error: unexpected {type(error).__name__}; please report it with the lines above", file=sys.stderr)
         return 1
     return 0
+
+
+def _on_one_line(text: str) -> str:
+    """A message, in which what a stranger wrote does nothing to a terminal."""
+    words = " ".join(line.strip() for line in text.splitlines())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ REVIEWED = {
     "push": {"STORE": REQUIRED, "TO": REQUIRED},
     "fetch": {"NAME": REQUIRED, "--data-dir": None, "--mirror": MANY},
     "inspect": {"PATH": REQUIRED, "--against": None, "--json": False},
+    "keygen": {"--out": REQUIRED, "--name": "me"},
     "plan": {
         "RECIPE": REQUIRED,
         "--out": None,
@@ -146,6 +147,16 @@ REVIEWED = {
         "--set": MANY,
         "--dry-run": False,
     },
+    "sign": {
+        "STORE": REQUIRED,
+        "--key": REQUIRED,
+        "--name": REQUIRED,
+        "--version": None,
+        "--days": 365,
+        "--creator": "",
+        "--licence": "",
+        "--citation": "",
+    },
     "train": {
         **DATA,
         "--architecture": REQUIRED,
@@ -178,6 +189,20 @@ REVIEWED = {
         "--cache": None,
         "--cache-limit": "20GiB",
         "--tensorboard": None,
+    },
+    "verify": {
+        "STORE": REQUIRED,
+        "--trust": None,
+        "--unsigned": False,
+        "--name": None,
+        "--data": None,
+        "--data-dir": None,
+        "--limit": None,
+        "--recompute": 0,
+        "--model": MANY,
+        "--seed": None,
+        "--tolerance": None,
+        "--device": "cpu",
     },
 }
 
@@ -371,8 +396,9 @@ def test_command_lines_of_the_guide_are_understood():
 
 
 @in_repository
-def test_tests_that_the_reliability_page_names_exist():
-    named = set(re.findall(r"`(test_\w+)`", GUIDE.with_name("reliability.md").read_text(encoding="utf-8")))
+@pytest.mark.parametrize("page", ["reliability", "security"])
+def test_tests_that_a_page_names_exist(page):
+    named = set(re.findall(r"`(test_\w+)`", GUIDE.with_name(f"{page}.md").read_text(encoding="utf-8")))
     assert len(named) > 10
     code = "\n".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.rglob("test_*.py"))
     assert {name for name in named if f"def {name}(" not in code} == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import re
 import shutil
@@ -25,11 +26,12 @@ from ensadv_data.models import build_model, save_model
 from ensadv_data.objects import Folder, objects_at
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
-from ensadv_data.store import open_store
+from ensadv_data.store import block_size, open_store
 from ensadv_data.trust import ENVELOPE_NAME
 from ensadv_data.untrusted import MANIFEST
 from ensadv_data.verification import Wanted, verified
 from ensadv_data.verification.recomputing import TOLERANCE
+from fuzzing import run as fuzz
 from mutations import KINDS, NAME, World, documents_of, edited, make_world, objects_of, raw, replaced
 from mutations import run as mutate
 from s3 import BUCKET, s3_server
@@ -71,6 +73,21 @@ def called(capsys, *words: object) -> tuple[int, str, str]:
 def test_random_mutations_are_all_found(tmp_path):
     found = mutate(mutations=2 * len(KINDS), seed=2, folder=tmp_path)
     assert (found["found"], len(found["kinds"])) == (2 * len(KINDS), len(KINDS))
+
+
+def test_random_documents_do_no_harm(tmp_path):
+    found = fuzz(inputs=3500, seed=4, folder=tmp_path)
+    assert (found["crashes"], found["inputs"]) == (0, 3500)
+    assert found["grown"] < 64 * 2**20
+
+
+def test_what_a_stranger_wrote_does_nothing_to_a_terminal(copy, capsys):
+    found = json.loads((copy / "c" / "fgsm" / "zarr.json").read_bytes())
+    found["attributes"]["\x1b[2J"] = 1
+    (copy / "c" / "fgsm" / "zarr.json").write_text(json.dumps(found))
+    code, _, err = called(capsys, "inspect", copy)
+    assert (code, "metadata is damaged" in err, "\\x1b[2J" in err) == (4, True, True)
+    assert err.rstrip("\n").isprintable()
 
 
 # The commands
@@ -246,6 +263,7 @@ def test_blocks_that_were_made_in_smaller_batches_are_made_so_again(batched, wor
     edited(path, lambda found: found["plan"].update(smaller_batches={"2": list(range(16))}))
     with pytest.raises(IntegrityError, match=r"d/fgsm: expected 0\.999 of the values"):  # they were not
         recomputed(path, world)
+    assert recomputed(path, world, tolerance=0.0)["d/fgsm"].endswith("at least 0 in float32")
 
 
 def test_every_kind_is_computed_anew(world):
@@ -295,7 +313,7 @@ from pathlib import Path
 from ensadv_data.compression import zstd_decode
 from ensadv_data.errors import EnsadvError
 from ensadv_data.objects import Folder
-from ensadv_data.store import open_store
+from ensadv_data.store import block_size, open_store
 from ensadv_data.trust import Memory, read_trust
 from ensadv_data.verification import Wanted, verified
 import numpy as np
@@ -390,7 +408,7 @@ def test_a_store_that_tells_of_more_chunks_than_it_has_is_not_opened(copy):
     for change, said in (
         ({"n": 2**62}, "expected n from 1 to"),
         ({"n": True}, "expected n from 1 to"),
-        ({"draws": 2**16}, "chunks of an array"),
+        ({"draws": 2**16, "n": 2**30, "block": block_size(2**30, 784)}, "chunks of an array"),
         ({"shape": [2**26, 2, 1]}, "values, found"),
         ({"shape": 5}, "metadata is damaged"),
         ({"groups": ["../x/y"]}, "SOURCE/ATTACK"),
@@ -434,7 +452,13 @@ def test_a_census_knows_what_is_there(tmp_path, bucket):
     assert far.census().keys() >= {"manifest.json", *documents_of(tmp_path)}
 
 
-# The schema
+# What is published
+
+
+def test_seeds_of_entries_are_those_that_the_format_tells(world):
+    for entry in open_store(world.store).entries:
+        words = f"str:random step\0int:0\0str:{entry.source}\0str:{entry.attack}"
+        assert entry.seed == int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little") >> 1
 
 
 def test_the_schema_of_the_manifest_is_the_published_one():

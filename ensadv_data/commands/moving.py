@@ -98,6 +98,15 @@ def pull(
     _told("pulled", moved)
 
 
+def _told(what: str, moved: Moved) -> None:
+    rate = f", {moved.bytes / moved.seconds / 1e6:,.0f} MB/s" if moved.bytes else ""
+    click.echo(
+        f"{what}: {moved.place}  {moved.objects:,} objects, {moved.bytes:,} bytes in {moved.seconds:.1f} s{rate}; "
+        f"{moved.there:,} were there"
+    )
+    click.echo(f"digest: {moved.digest}")
+
+
 @click.command(epilog="Example:  ensadv-data export shards --out shards-wds --shard-bytes 1GB")
 @click.argument("store", type=STORE)
 @click.option("--out", type=PATH, required=True, help="Folder of the shards.")

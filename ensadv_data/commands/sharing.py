@@ -76,9 +76,12 @@ def sign(
 @click.option("--data", help="Data set whose images are to be those of the store.")
 @click.option("--data-dir", type=str, help="Folder with the data set's files.")
 @click.option("--limit", type=int, help="Compare the first N images only.")
-@click.option("--recompute", type=click.IntRange(min=0), default=0, show_default=True, help="Examples computed anew.")
+@click.option(
+    "--recompute", type=click.IntRange(min=0), default=0, show_default=True, help="Compute so many images anew."
+)
 @click.option("--model", "models", multiple=True, help="A model of the store, NAME=REF; may be repeated.")
 @click.option("--seed", type=int, help="Names those examples; drawn unless given.")
+@click.option("--tolerance", type=click.FloatRange(0.5, 1), help="Share of values to agree; by precision unless given.")
 @device_option
 def verify(
     store: Path | str,
@@ -91,6 +94,7 @@ def verify(
     recompute: int,
     models: tuple[str, ...],
     seed: int | None,
+    tolerance: float | None,
     device: str,
 ) -> None:
     """Check a STORE of somebody else's: a line for each check that holds; exit code 4 at the first that does not."""
@@ -107,6 +111,7 @@ def verify(
         models=named(models),
         seed=secrets.randbits(32) if seed is None else seed,
         device=device,
+        tolerance=tolerance,
     )
     for line in verified(objects_at(store), wanted):
         print_check(*line)

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from ensadv_data.codec import row_bytes
 from ensadv_data.errors import IntegrityError
 from ensadv_data.objects import Objects
-from ensadv_data.untrusted import ZARR, check_keys, parse_json
+from ensadv_data.untrusted import ZARR, check_keys, parse_json, quoted
 
 __all__ = [
     "FORMAT",
@@ -128,9 +128,12 @@ def header_from(attributes: Mapping[str, Any]) -> Header:
     numbers |= {f"side {axis} of the shape": (side, 2**26) for axis, side in enumerate(shape)}
     for name, (number, most) in numbers.items():
         if type(number) is not int or not 1 <= number <= most:
-            raise ValueError(f"expected {name} from 1 to {most:,}, found {shortened(number)}")
+            raise ValueError(f"expected {name} from 1 to {most:,}, found {quoted(number)}")
     if len(shape) != 3 or shape[0] * shape[1] * shape[2] > 2**26:
-        raise ValueError(f"expected a shape (C, H, W) of at most {2**26:,} values, found {shortened(shape)}")
+        raise ValueError(f"expected a shape (C, H, W) of at most {2**26:,} values, found {quoted(shape)}")
+    for name in ("data", "split", "data_digest"):
+        if not isinstance(attributes[name], str) or not attributes[name].isprintable():
+            raise ValueError(f"expected {name} as text, found {quoted(attributes[name])}")
     groups = attributes["groups"]
     if not isinstance(groups, list) or not all(isinstance(key, str) and key.count("/") == 1 for key in groups):
         raise ValueError("expected groups SOURCE/ATTACK")

@@ -29,7 +29,7 @@ from ensadv_data.store.layout import (
 )
 from ensadv_data.store.metadata import fetched_group
 from ensadv_data.store.part import groups_here
-from ensadv_data.untrusted import OWN_MANIFEST, parse_json
+from ensadv_data.untrusted import OWN_MANIFEST, parse_json, quoted
 
 __all__ = ["Store", "read_store"]
 
@@ -38,6 +38,7 @@ I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
 
+_FEW = 2**20  # chunks of an array whose table takes no memory to speak of
 _planes = tuple.__new__  # a third of the time of Planes(…)
 _REMEDY = "copy the store again, or run its precompute command again with --repair"
 
@@ -274,7 +275,7 @@ def read_store(path: Objects, *, cache: Cache | None = None) -> Store:
     if attributes is None or attributes.get("format") != FORMAT:
         raise InputError(f"expected a store at {path}, found none; make one with: ensadv-data precompute --out {path}")
     if attributes.get("version") != FORMAT_VERSION:
-        raise InputError(f"{path}: expected format version {FORMAT_VERSION}, found {attributes.get('version')}")
+        raise InputError(f"{path}: expected format version {FORMAT_VERSION}, found {quoted(attributes.get('version'))}")
     try:
         manifest = path.read_at_most("manifest.json", OWN_MANIFEST.size)
     except FileNotFoundError:
@@ -288,8 +289,8 @@ def read_store(path: Objects, *, cache: Cache | None = None) -> Store:
         masked = frozenset(key for key in attributes["groups"] if zeros.get(key))
         header = header_from(attributes)
         if attributes["block"] != header.block:
-            raise InputError(f"{path}: expected blocks of {header.block} examples, found {attributes['block']}")
-        if header.draws * header.blocks > max(len(about["objects"]), 1):  # before room is made for any of them
+            raise InputError(f"{path}: expected blocks of {header.block} examples, found {quoted(attributes['block'])}")
+        if header.draws * header.blocks > max(len(about["objects"]), _FEW):  # before room is made for any of them
             raise ValueError(f"{header.draws} × {header.blocks} chunks of an array, {len(about['objects'])} objects")
         groups = groups_here(path, manifest, header)
         root = fetched_group(path, groups, masked)
@@ -304,7 +305,7 @@ def read_store(path: Objects, *, cache: Cache | None = None) -> Store:
             entry = Entry(source=source, **dict(root[source].attrs), **dict(leaf.attrs))  # type: ignore[arg-type]
             if entry.attack != attack:
                 raise IntegrityError(
-                    f"{path}: expected {attack} in the group {key}, found {entry.attack}; copy the store again"
+                    f"{path}: expected {attack} in the group {key}, found {quoted(entry.attack)}; copy the store again"
                 )
             entries.append(entry)
             for name in (*row_arrays(entry.kind, masked=key in masked), "label"):

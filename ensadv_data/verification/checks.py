@@ -46,8 +46,8 @@ class Wanted:
         The name that must have been signed; any, if None.
     data
         Images to compare; None: none.
-    recompute, models, seed, device
-        How many examples to compute anew, by which models, which, and where.
+    recompute, models, seed, device, tolerance
+        How many examples to compute anew, by which models, which, where, and what share must agree.
     now
         For tests; else the clock.
     """
@@ -60,6 +60,7 @@ class Wanted:
     models: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     device: str = "cpu"
+    tolerance: float | None = None
     now: datetime | None = None
 
 
@@ -91,6 +92,7 @@ def verified(place: Objects, wanted: Wanted) -> Iterator[Line]:
                 count=wanted.recompute,
                 seed=wanted.seed,
                 device=wanted.device,
+                tolerance=wanted.tolerance,
             ):
                 least = f"at least {one.least:g} in {blueprint.spec.precision}"
                 yield Line("recompute", f"{one.key}: {one.share:.5f} of {one.values:,} values agree; {least}")
@@ -132,7 +134,8 @@ def proved_contents(place: Objects, raw: bytes, signed: Signed | None) -> Genera
     header = blueprint.header
     here = groups_here(place, raw, header)
     blueprint = blueprint.within(here)
-    yield Line("manifest", f"store {manifest.digest[:16]}, {header.n:,} images, {len(header.groups)} entries")
+    entries = f"{len(header.groups)} entr{'y' if len(header.groups) == 1 else 'ies'}"
+    yield Line("manifest", f"store {manifest.digest[:16]}, {header.n:,} images, {entries}")
     if len(here) < len(header.groups):
         yield Line("part", f"{len(here)} of the entries are here: {', '.join(here)}")
     sees_all = check_presence(place, blueprint)

@@ -23,6 +23,8 @@ from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import ExportedStore, open_store, shards
 from faults import DATA, spec_in, trained
 
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
 KIND = ("fgsm", "r-fgsm", "pgd:steps=1")
 
 
@@ -33,7 +35,7 @@ def spec(tmp_path_factory) -> PrecomputeSpec:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory, spec) -> Path:
+def store(tmp_path_factory, without_fsync, spec) -> Path:
     """Signs with and without masks, signs at random points, and deltas."""
     out = tmp_path_factory.mktemp("made") / "store"
     precompute_store(spec, DATA, out, workers=0)

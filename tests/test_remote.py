@@ -19,6 +19,8 @@ from ensadv_data.remote import Wanted, copies, pull, push
 from ensadv_data.store import open_store
 from faults import DATA, spec_in, trained
 
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
 BLOCKS = 16
 
 
@@ -28,7 +30,7 @@ def spec(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory, spec) -> Path:
+def store(tmp_path_factory, without_fsync, spec) -> Path:
     out = tmp_path_factory.mktemp("made") / "store"
     precompute_store(spec, DATA, out, workers=0)
     return out

@@ -11,7 +11,7 @@ from ensadv_data.errors import InputError
 from ensadv_data.exchange import Exchanged, export_store, import_store
 from ensadv_data.objects import is_url
 from ensadv_data.options import PATH, STORE, read_bytes
-from ensadv_data.remote import Wanted
+from ensadv_data.remote import Moved, Wanted
 from ensadv_data.remote import pull as pull_store
 from ensadv_data.remote import push as push_store
 from ensadv_data.spec import DataSpec, checked
@@ -42,7 +42,11 @@ def _blocks(context: click.Context, parameter: click.Parameter, text: str | None
     found: set[int] = set()
     for part in text.split(","):
         first, colon, end = part.partition(":")
-        if not (first.isdecimal() and (end.isdecimal() if colon else not end)) or int(end or 0) > _LARGEST:
+        if (
+            len(part) > 20
+            or not (first.isdecimal() and (end.isdecimal() if colon else not end))
+            or int(end or 0) > _LARGEST
+        ):
             raise InputError(f"--blocks: expected numbers and ranges FIRST:END such as 0:8,12, got {text[:80]}")
         found |= set(range(int(first), int(end) if colon else int(first) + 1))
     return frozenset(found)
@@ -57,9 +61,10 @@ def _blocks(context: click.Context, parameter: click.Parameter, text: str | None
 @click.option("--out", type=PATH, required=True, help="Folder of the copy.")
 @click.option("--source", "sources", multiple=True, help="Only this source; may be repeated.")
 @click.option("--attack", "attacks", multiple=True, help="Only this attack; may be repeated.")
-@click.option(
-    "--blocks", callback=_blocks, help="Only these blocks: numbers and ranges, such as 0:8,12 (8 is left out)."
-)
+@click.option("--blocks", callback=_blocks, help="Only these blocks, such as 0:8,12 (8 is left out).")
+@click.option("--trust", type=PATH, help="TOML of trusted public keys; yours is used where there is one.")
+@click.option("--unsigned", is_flag=True, help="Look at no signature.")
+@click.option("--name", help="Accept no signature but that of the store of this name.")
 def pull(
     store: Path | str,
     origin: Path | str | None,

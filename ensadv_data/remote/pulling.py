@@ -129,7 +129,7 @@ def pull(
     }
     with telling(f"{out}: stopped; what has arrived is kept, and the same command goes on"):
         todo = _lacking(place, chosen)
-        for key, document in blueprint.documents.items():
+        for key, document in blueprint.within(part.blocks).documents.items():
             place.write(key, document)
 
         def copy(key: str) -> None:

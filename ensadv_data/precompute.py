@@ -190,6 +190,8 @@ def header_of(spec: PrecomputeSpec, dataset: Dataset, models: list[Model]) -> He
     how["threads"] = 1 if spec.device == "cpu" else None
     how["precision"] = spec.precision
     how["sources"] = {model.name: model.digest for model in models}
+    if prepared := dataset.preparation():
+        how["images"] = dict(prepared)
     return Header(
         data=dataset.name,
         split=dataset.split,

@@ -66,6 +66,7 @@ DOORS = {
 }
 
 HOMES: Mapping[str, tuple[str, ...]] = {
+    "PIL": ("data.decoding",),
     "click": ("cli", "commands", "options", "__main__"),
     "dask": ("cluster",),
     "distributed": ("cluster",),

@@ -119,6 +119,8 @@ def test_public_face() -> None:
         "ArrayDataset",
         "DATASETS",
         "Dataset",
+        "Opened",
+        "PLACES",
         "digest_examples",
         "digest_of",
         "open_data",

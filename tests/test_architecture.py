@@ -82,7 +82,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "safetensors": ("models", "checkpoint"),
     "timm": ("models",),
     "torch.distributed": ("dist",),
-    "zarr": ("store",),
+    "zarr": ("data.zarrays", "store"),
 }
 
 LINES, LONGEST = 350, 420

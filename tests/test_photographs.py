@@ -204,7 +204,7 @@ def test_paths_are_sorted_whole_and_classes_by_their_names(tmp_path):
         (tmp_path / "p" / "train" / name).mkdir(parents=True)
         (tmp_path / "p" / "train" / name / "x.png").write_bytes(encoded(gradient(), "PNG"))
     data = opened(tmp_path / "p")
-    assert data.listing.classes == ("a", "a-b", "ä")
+    assert data.listing.class_names == ("a", "a-b", "ä")
     assert [data.listing.name(row) for row in range(3)] == ["a-b/x.png", "a/x.png", "ä/x.png"]
     assert data.read(np.arange(3))[1].tolist() == [1, 0, 2]
 
@@ -311,7 +311,7 @@ def test_what_is_no_folder_of_classes_is_refused(photos, tmp_path):
     (tmp_path / "one" / "train" / "b").mkdir()
     with pytest.raises(DataError, match="found none"):
         opened(tmp_path / "one")
-    with pytest.raises(InputError, match="images of your own"):
+    with pytest.raises(InputError, match="expected encoded images"):
         open_dataset("mnist-mini", "train", preprocess=SMALL)
 
 

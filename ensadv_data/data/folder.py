@@ -37,8 +37,13 @@ class Folder:
         return len(self.table.arrays["ends"])
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the class folders, sorted by their bytes."""
+    def classes(self) -> int:
+        """Number of class folders."""
+        return len(self.table.about["folders"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the class folders, sorted by their bytes: the position of each is its label."""
         return tuple(self.table.about["folders"])
 
     @property

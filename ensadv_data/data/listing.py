@@ -45,7 +45,7 @@ class Listing(Protocol):
     """Encoded images of one split in canonical order."""
 
     @property
-    def classes(self) -> tuple[str, ...]: ...  # noqa: D102
+    def classes(self) -> int: ...  # noqa: D102
     @property
     def labels(self) -> npt.NDArray[np.int32]: ...  # noqa: D102
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -23,7 +23,10 @@ from ensadv_data.data.idx import (
     split_files,
     verify_content,
 )
+from ensadv_data.data.listing import Listing
 from ensadv_data.data.photographs import Photographs
+from ensadv_data.data.tars import open_tars
+from ensadv_data.data.zarrays import ZarrImages, open_zarr
 from ensadv_data.dist import available_cores
 from ensadv_data.errors import DataError, InputError, UnknownNameError
 from ensadv_data.spec import DataSpec, PreprocessSpec
@@ -33,13 +36,13 @@ __all__ = ["DATASETS", "PLACES", "Opened", "open_data", "open_dataset"]
 DATASETS: tuple[str, ...] = ("mnist-mini", "mnist", "fashion-mnist")
 """The names that :func:`open_dataset` knows."""
 
-PLACES: tuple[str, ...] = ("folder:PATH",)
+PLACES: tuple[str, ...] = ("folder:PATH", "wds:PATH", "zarr:PATH")
 """Data sets of one's own: where their images are."""
 
-Opened = ArrayDataset | Photographs
+Opened = ArrayDataset | Photographs | ZarrImages
 
 # kind of a place → how its encoded images are listed
-_LISTED = {"folder": open_folder}
+_LISTED: Mapping[str, Callable[..., Listing]] = {"folder": open_folder, "wds": open_tars}
 
 # Where packages of an operating system put data sets, e.g. Debian's dataset-fashion-mnist.
 SYSTEM_HOMES: tuple[Path, ...] = (Path("/usr/share/datasets"), Path("/usr/local/share/datasets"))
@@ -64,7 +67,8 @@ def open_dataset(
 
     ``folder:PATH`` has class folders in ``PATH/train`` and in ``PATH/test`` or ``PATH/val``; their JPEG, PNG and WebP
     files are examples in the order of their sorted relative paths, and class folders are labels in the order of
-    their names.
+    their names. ``wds:PATH`` has WebDataset tars, ``zarr:PATH`` a Zarr group of ``images`` uint8 (N, C, H, W) and
+    ``labels`` (N,), in folders of the same names.
 
     Parameters
     ----------
@@ -83,8 +87,8 @@ def open_dataset(
 
     Returns
     -------
-    ArrayDataset or Photographs
-        uint8 images (N, 1, 28, 28), or (N, 3, size, size), and int64 labels.
+    ArrayDataset, Photographs or ZarrImages
+        uint8 images (N, 1, 28, 28), (N, 3, size, size), or of the shape that the arrays have; and int64 labels.
 
     Raises
     ------
@@ -115,10 +119,12 @@ def open_dataset(
             threads=threads or available_cores(),
             limit=limit,
         )
+    if preprocess is not None or on_bad_image != "fail":
+        raise InputError(f"preprocess, on_bad_image: expected encoded images, {PLACES[0]} or {PLACES[1]}, got {name}")
+    if colon and kind == "zarr" and place:
+        return open_zarr(Path(place).expanduser(), split, home=data_dir, limit=limit)
     if name not in DATASETS:
         raise UnknownNameError("data set", name, (*DATASETS, *PLACES))
-    if preprocess is not None or on_bad_image != "fail":
-        raise InputError(f"preprocess, on_bad_image: expected images of your own ({PLACES[0]}), got {name}")
     source = SOURCES[name]
     read = _read_embedded if name == EMBEDDED else _read_found
     images, labels = read(source, split, data_dir)

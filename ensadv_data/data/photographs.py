@@ -112,7 +112,7 @@ class Photographs:
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return len(self.listing.classes)
+        return self.listing.classes
 
     @cached_property
     def digest(self) -> str:

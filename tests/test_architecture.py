@@ -352,7 +352,7 @@ BAD = [
         "precompute: reaches mixing",
     ),
     ("homes", {"training": "import click"}, "training: click lives in cli"),
-    ("homes", {"training": "def f():\n    from zarr.codecs import BytesCodec"}, "zarr lives in store"),
+    ("homes", {"training": "def f():\n    from zarr.codecs import BytesCodec"}, "zarr lives in data.zarrays, store"),
     ("homes", {"training": "from torch import distributed"}, "torch.distributed lives in dist"),
     ("homes", {"training": "import torch\ntorch.distributed.barrier()"}, "torch.distributed lives in dist"),
     ("homes", {"data.idx": "import pooch"}, "pooch lives in data.fetch"),

@@ -78,7 +78,7 @@ class ZarrImages:
     def _images(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         found, back = np.unique(rows, return_inverse=True)  # in the order of the chunks, each of them once
         try:
-            return np.asarray(self.images.oindex[found])[back]  # type: ignore[index]
+            return np.asarray(self.images.oindex[found])[back]
         except (ValueError, RuntimeError, OSError) as error:
             raise DataError(f"{self.files}: expected chunks that can be read, got: {error}") from None
 

@@ -25,7 +25,7 @@ from ensadv_data.data import Dataset
 from ensadv_data.dist import available_cores, check_device, intra_op_threads
 from ensadv_data.errors import InputError, IntegrityError, Interrupted
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
-from ensadv_data.models import Model, check_models, load_model, with_leaves
+from ensadv_data.models import Model, check_models, load_model, with_absolute_file, with_leaves
 from ensadv_data.objects import Objects, is_url, objects_at
 from ensadv_data.perturbation import entries_of, equal_draws
 from ensadv_data.progress import progress_bar
@@ -238,9 +238,5 @@ def manifest_of(
 
 def _absolute(spec: PrecomputeSpec) -> PrecomputeSpec:
     """A worker may have another working folder."""
-
-    def absolute(reference: str) -> str:
-        return reference if reference.partition(":")[0] in ("python", "timm") else str(Path(reference).absolute())
-
-    models = {name: with_leaves(reference, absolute) for name, reference in spec.models.items()}
+    models = {name: with_leaves(reference, with_absolute_file) for name, reference in spec.models.items()}
     return spec.model_copy(update={"models": models})

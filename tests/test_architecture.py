@@ -71,6 +71,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "dask": ("cluster",),
     "distributed": ("cluster",),
     "google_crc32c": ("store",),
+    "huggingface_hub": ("models.timm_nets",),
     "jinja2": ("report",),
     "matplotlib": ("report",),
     "numba": ("codec", "gather"),
@@ -80,7 +81,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "pydantic": ("spec", "manifest"),
     "rich": ("progress", "terminal"),
     "safetensors": ("models", "checkpoint"),
-    "timm": ("models",),
+    "timm": ("models.timm_nets",),
     "torch.distributed": ("dist",),
     "zarr": ("data.zarrays", "store"),
 }
@@ -403,7 +404,7 @@ GOOD = [
         },
     ),
     ("doors", {"precompute": "import ensadv_data.store", "training": "import ensadv_data.store", "store": ""}),
-    ("homes", {"store.reader": "import zarr", "models": "def f():\n    import timm"}),
+    ("homes", {"store.reader": "import zarr", "models.timm_nets": "def f():\n    import timm"}),
     ("uses", {"keys": "import torch\ntorch.manual_seed(1)", "models": "model.eval()", "files": "run(x, shell=False)"}),
 ]
 

@@ -53,7 +53,7 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
     "(adversarial);  add --online step-ll --shards STORE (ensemble adversarial)"
 )
 @data_options
-@click.option("--architecture", required=True, help=f"One of: {', '.join(ARCHITECTURES)} (Table 5).")
+@click.option("--architecture", required=True, help=f"{', '.join(ARCHITECTURES)} (Table 5), or timm:NAME.")
 @click.option("--out", type=PATH, required=True, help="Weights to write, FILE.safetensors.")
 @click.option("--epochs", type=int, default=6, show_default=True)
 @click.option("--batch-size", type=int, default=64, show_default=True)

@@ -277,6 +277,27 @@ def test_changes_since_the_index_are_noticed_by_name(photos):
     assert len(opened(photos)) == 14
 
 
+def test_after_a_change_only_what_changed_is_decoded_again(photos, monkeypatch):
+    path = photos / "train" / "brick" / "00001.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:700])
+    with pytest.raises(DataError, match=r"1 of 15 bad: brick/00001\.jpg: .* delete (\S+\.index)") as caught:
+        _ = opened(photos).digest
+    path.write_bytes(whole)
+    (photos / "train" / "astronaut" / "00003.jpg").unlink()
+    Path(str(caught.value).rpartition("delete ")[2]).unlink()
+    decoded: list[bytes] = []
+    monkeypatch.setattr(
+        "ensadv_data.data.photographs.decode_image",
+        lambda data, how: (decoded.append(data), decode_image(data, how))[1],
+    )
+    data = opened(photos)
+    digest = data.digest
+    assert decoded == [whole]
+    assert digest == digest_of([digest_examples(data.read(np.arange(14))[0])])
+    assert opened(photos, home=photos.parent / "other").digest == digest
+
+
 def test_a_change_before_the_check_is_noticed(photos):
     data = opened(photos)
     (photos / "train" / "cat" / "00002.jpg").write_bytes(encoded(gradient(), "JPEG"))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ensadv_data.data.listing import Blob, Entries, find_split, index_path, kept_table, name_at, split_folder
+from ensadv_data.data.listing import Blob, Entries, find_split, index_path, kept_table, name_at, split_folder, stamp_of
 from ensadv_data.data.tables import Table
 from ensadv_data.errors import DataError, IntegrityError
 
@@ -59,6 +59,10 @@ class Folder:
     def name(self, row: int) -> str:
         """Path below the split's folder."""
         return os.fsdecode(name_at(self.table, row))
+
+    def stamp(self, row: int) -> int:
+        """Of path, size and time."""
+        return stamp_of(self.name(row), *self.table.arrays["place"][row].tolist())
 
     def blob(self, row: int, most: int) -> Blob:
         """Read a file; see :meth:`Listing.blob`."""

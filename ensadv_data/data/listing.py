@@ -28,7 +28,17 @@ from ensadv_data.data.fetch import cache_home
 from ensadv_data.data.tables import Table, read_table, write_table
 from ensadv_data.errors import DataError
 
-__all__ = ["Blob", "Entries", "Listing", "find_split", "index_path", "kept_table", "name_at", "split_folder"]
+__all__ = [
+    "Blob",
+    "Entries",
+    "Listing",
+    "find_split",
+    "index_path",
+    "kept_table",
+    "name_at",
+    "split_folder",
+    "stamp_of",
+]
 
 # A data set of one's own has a folder for each split; ImageNet's test labels are not public: val stands for them.
 _SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
@@ -57,6 +67,10 @@ class Listing(Protocol):
 
     def name(self, row: int) -> str:
         """What to call an image in a message, relative to the data set."""
+        ...
+
+    def stamp(self, row: int) -> int:
+        """64 bits of name, size and time, by which an image is known again in another listing."""
         ...
 
     def blob(self, row: int, most: int) -> Blob:
@@ -111,6 +125,11 @@ def name_at(table: Table, row: int) -> bytes:
     """The name of one image."""
     ends = table.arrays["ends"]
     return table.arrays["names"][int(ends[row - 1]) if row else 0 : int(ends[row])].tobytes()
+
+
+def stamp_of(*about: Any) -> int:
+    """64 bits of the SHA-256 of what tells one image from another."""
+    return int.from_bytes(hashlib.sha256(json.dumps(about).encode()).digest()[:8], "little")
 
 
 def kept_table(path: Path) -> Table | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ensadv_data.data.checking import check_images
+from ensadv_data.data.checking import check_images, checked_images
 from ensadv_data.data.dataset import digest_examples, digest_of, require_limit, require_rows
 from ensadv_data.data.decoding import BadImage, decode_image, decoder_record
-from ensadv_data.data.listing import Listing, index_path, kept_table
+from ensadv_data.data.listing import Listing, index_path
 from ensadv_data.data.tables import Table
 from ensadv_data.errors import DataError, IntegrityError
 from ensadv_data.spec import PreprocessSpec
@@ -163,17 +163,24 @@ class Photographs:
 
     @cached_property
     def _path(self) -> Path:
-        """Where the digests are kept: they are of these files, under this preprocessing by this decoder."""
-        how = [self.listing.digest, json.loads(self.how.model_dump_json()), decoder_record()]
+        """Where the digests are kept: of files at this place, under this preprocessing by this decoder."""
+        how = [self.name, str(Path(self.where).resolve()), json.loads(self.how.model_dump_json()), decoder_record()]
         what = f"{self.name.partition(':')[2]}-{self.split}"
         return index_path(self.home, what, how).with_suffix(".checked")
 
     @cached_property
     def _checked(self) -> Table:
-        def found(rows: range) -> Iterator[tuple[int, str]]:
+        def found(rows: Sequence[int]) -> Iterator[tuple[int, str]]:
             return mapped(self._digest, rows, threads=self.threads)
 
-        return check_images(self._path, len(self.listing), found, title=f"check {self.name} {self.split}")
+        return check_images(
+            self._path,
+            len(self.listing),
+            found,
+            listing=self.listing.digest,
+            title=f"check {self.name} {self.split}",
+            stamp=self.listing.stamp,
+        )
 
     @cached_property
     def _bad(self) -> list[tuple[int, str]]:
@@ -250,7 +257,7 @@ class Photographs:
 
     def _known(self, row: int) -> int | None:
         """The digest of an image when it was checked; None where none was."""
-        checked = kept_table(self._path)
+        checked = checked_images(self._path, self.listing.digest)
         return None if checked is None else int(checked.arrays["digest"][row])
 
     def _change(self, row: int, found: str) -> IntegrityError:

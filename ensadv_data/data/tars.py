@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ensadv_data.data.listing import Blob, Entries, find_split, index_path, kept_table, name_at, split_folder
+from ensadv_data.data.listing import Blob, Entries, find_split, index_path, kept_table, name_at, split_folder, stamp_of
 from ensadv_data.data.tables import Table
 from ensadv_data.errors import DataError, IntegrityError
 
@@ -57,6 +57,10 @@ class Tars:
         """The tar, and the member in it."""
         shard, _, _ = self._shard(row)
         return f"{shard}/{os.fsdecode(name_at(self.table, row))}"
+
+    def stamp(self, row: int) -> int:
+        """Of the member's place, and of the tar's size and time."""
+        return stamp_of(self.name(row), *self.table.arrays["place"][row].tolist(), *self._shard(row)[1:])
 
     def blob(self, row: int, most: int) -> Blob:
         """Read a member; see :meth:`Listing.blob`."""

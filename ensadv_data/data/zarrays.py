@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -84,14 +84,15 @@ class ZarrImages:
 
     @cached_property
     def _checked(self) -> Table:
-        def found(rows: range) -> Iterator[tuple[int, str]]:
-            for start in range(rows.start, rows.stop, _ROWS):
-                images = self._images(np.arange(start, min(start + _ROWS, rows.stop)))
+        def found(rows: Sequence[int]) -> Iterator[tuple[int, str]]:
+            for start in range(0, len(rows), _ROWS):
+                images = self._images(np.array(rows[start : start + _ROWS], np.int64))
                 yield from ((int(digest), "") for digest in digest_examples(images))
 
-        what = f"{self.name.partition(':')[2]}-{self.split}"
-        path = index_path(self.home, what, "zarr", _state(self.files)).with_suffix(".checked")
-        return check_images(path, len(self.labels_N), found, title=f"check {self.name} {self.split}")
+        what, place = f"{self.name.partition(':')[2]}-{self.split}", str(self.files.resolve())
+        path = index_path(self.home, what, "zarr", place).with_suffix(".checked")
+        title = f"check {self.name} {self.split}"
+        return check_images(path, len(self.labels_N), found, listing=_state(self.files), title=title)
 
 
 def open_zarr(root: Path, split: str, *, home: Path | None = None, limit: int | None = None) -> ZarrImages:

@@ -12,11 +12,14 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import interpolate
 
+from ensadv_data.attacks.gradient import input_gradient
 from ensadv_data.cli import cli
+from ensadv_data.data import open_dataset
 from ensadv_data.errors import IntegrityError, ModelError, QuantityError, UnknownNameError
 from ensadv_data.manifest import read_manifest
 from ensadv_data.models import build_model, check_model, load_model, outside_file, with_absolute_file
 from ensadv_data.models.timm_nets import parse_timm, timm_config
+from ensadv_data.spec import PreprocessSpec
 from photographs import cut_photographs
 
 timm = pytest.importorskip("timm")
@@ -186,6 +189,24 @@ def test_a_net_of_timm_is_built_for_the_images():
         check_model(fixed, images(32), classes=1000, device="cpu")
 
 
+@pytest.mark.parametrize("name", ["inception_v3", "inception_resnet_v2", "resnet50"])  # of the paper's Table 3
+def test_directions_of_the_papers_networks_are_those_of_float64(name, tmp_path_factory):
+    photos = cut_photographs(tmp_path_factory.mktemp("two"), classes=2, train=1, test=0, side=96)
+    how = PreprocessSpec(size=96)
+    x = (
+        torch.from_numpy(open_dataset(f"folder:{photos}", "train", data_dir=photos, preprocess=how).read([0, 1])[0])
+        / 255
+    )
+    model = load_model(f"timm:{name},classes=12").module.requires_grad_(False)
+    y = torch.tensor([3, 8])
+    fast = input_gradient(model, x, y).sign()
+    exact = input_gradient(model.double(), x.double(), y).sign()
+    assert int((fast != exact).sum()) <= 10  # of 55,296: a ReLU or a maximum that float32 sees on its other side
+    assert torch.equal(fast == 0, exact == 0)  # zeros are of the network, not of rounding
+    share = float((fast == 0).double().mean())
+    assert share > 0.85 if name == "resnet50" else share < 0.1
+
+
 def run(*words: object) -> None:
     result = CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -201,9 +222,12 @@ def test_the_chain_runs_with_nets_of_timm_on_photographs(tmp_path):
     loaded = load_model(str(first))
     assert loaded.architecture == f"timm:{NET}"
     assert int(loaded.module.inner.bn1.num_batches_tracked) == 6
-    static = ("--model", f"s={first}", "--model", f"u=timm:{NET},classes=3,resize=40")
+    static = ("--model", f"s={first}", "--model", "u=timm:resnet50,classes=3,resize=40")
     run("precompute", *data, *static, "--attack", "step-ll", "--out", tmp_path / "store", "--workers", "0")
-    _, untrained = read_manifest(tmp_path / "store").sources
+    manifest = read_manifest(tmp_path / "store")
+    _, untrained = manifest.sources
+    assert manifest.zeros["u/step-ll"] > 0.5 * 18 * 3 * 32 * 32  # most of an untrained ResNet's gradient
+    assert "u/step-ll/nonzero/c/0/0/0" in manifest.objects
     assert untrained.record == {"resize": "bilinear to 40×40, inside the model"}
     run(*train, "--online", "step-ll", "--shards", tmp_path / "store", "--epsilon", "16/255", "--out", second)
     run("evaluate", *data, "--target", second, "--source", first, "--suite", "single-step", "--epsilon", "16/255")

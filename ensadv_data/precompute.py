@@ -21,7 +21,7 @@ import torch
 from ensadv_data.blocks import Block, Job, compute_block, dataset_of, plan_blocks
 from ensadv_data.calibration import best_batch_size
 from ensadv_data.cluster import HERE, Crew, Tls, connected, streamed
-from ensadv_data.data import Dataset
+from ensadv_data.data import Dataset, absolute_data
 from ensadv_data.dist import available_cores, check_device, intra_op_threads
 from ensadv_data.errors import InputError, IntegrityError, Interrupted
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
@@ -122,7 +122,14 @@ def precompute_store(
     else:
         done = frozenset(writer.done())
     todo = plan_blocks(header, done)
-    job = Job(str(place) if is_url(out) else Path(out).absolute(), data, header, entries, _absolute(spec), expected)
+    job = Job(
+        str(place) if is_url(out) else Path(out).absolute(),
+        absolute_data(data),
+        header,
+        entries,
+        _absolute(spec),
+        expected,
+    )
     own = min(available_cores() if workers is None else workers, len(todo))
     crew = None
     if workers != 0 or scheduler is not None or gpus or listen != HERE:  # 0: this process, or workers that join

@@ -121,6 +121,7 @@ def test_public_face() -> None:
         "Dataset",
         "Opened",
         "PLACES",
+        "absolute_data",
         "digest_examples",
         "digest_of",
         "open_data",

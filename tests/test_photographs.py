@@ -17,11 +17,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ensadv_data.cli import cli
-from ensadv_data.data import Dataset, checking, digest_examples, digest_of, open_dataset
+from ensadv_data.data import Dataset, absolute_data, checking, digest_examples, digest_of, open_dataset
 from ensadv_data.data.decoding import BadImage, decode_image, decoder_record
 from ensadv_data.errors import DataError, InputError, IntegrityError, QuantityError, UnknownNameError
 from ensadv_data.manifest import read_manifest
-from ensadv_data.spec import PreprocessSpec, parse_preprocess
+from ensadv_data.spec import DataSpec, PreprocessSpec, parse_preprocess
 from photographs import SAMPLES, cut_photographs
 
 SMALL = PreprocessSpec(size=16)
@@ -423,6 +423,13 @@ def test_cuts_are_the_same_every_time(cut, tmp_path):
     assert len(files) == 21
     assert all((cut / file).read_bytes() == (again / file).read_bytes() for file in files)
     assert len(SAMPLES) == 12
+
+
+def test_workers_with_another_folder_find_the_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = absolute_data(DataSpec(data="folder:photos", data_dir="index"))
+    assert (spec.data, spec.data_dir) == (f"folder:{tmp_path}/photos", f"{tmp_path}/index")
+    assert absolute_data(DataSpec(data="mnist-mini")) == DataSpec(data="mnist-mini")
 
 
 # The chain

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ensadv_data.data.dataset import ArrayDataset, Dataset, digest_examples, digest_of
-from ensadv_data.data.opening import DATASETS, PLACES, Opened, open_data, open_dataset
+from ensadv_data.data.opening import DATASETS, PLACES, Opened, absolute_data, open_data, open_dataset
 from ensadv_data.data.shift import shifted
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "ArrayDataset",
     "Dataset",
     "Opened",
+    "absolute_data",
     "digest_examples",
     "digest_of",
     "open_data",

@@ -31,7 +31,7 @@ from ensadv_data.dist import available_cores
 from ensadv_data.errors import DataError, InputError, UnknownNameError
 from ensadv_data.spec import DataSpec, PreprocessSpec
 
-__all__ = ["DATASETS", "PLACES", "Opened", "open_data", "open_dataset"]
+__all__ = ["DATASETS", "PLACES", "Opened", "absolute_data", "open_data", "open_dataset"]
 
 DATASETS: tuple[str, ...] = ("mnist-mini", "mnist", "fashion-mnist")
 """The names that :func:`open_dataset` knows."""
@@ -149,6 +149,17 @@ def open_data(spec: DataSpec, split: str, *, threads: int | None = None) -> Open
         on_bad_image=spec.on_bad_image,
         threads=threads,
     )
+
+
+def absolute_data(spec: DataSpec) -> DataSpec:
+    """The same data set for a process with another working folder."""
+    kind, colon, place = spec.data.partition(":")
+    fields: dict[str, str] = {}
+    if colon and place:
+        fields["data"] = f"{kind}:{Path(place).expanduser().absolute()}"
+    if spec.data_dir is not None:
+        fields["data_dir"] = str(Path(spec.data_dir).absolute())
+    return spec.model_copy(update=fields)
 
 
 def _read_embedded(source: Source, split: str, _: Path | None) -> tuple[bytes, bytes]:

@@ -116,7 +116,8 @@ def make_block(job: Job, block: Block) -> dict[str, Any]:
 
 def _perturbed(job: Job, block: Block) -> tuple[dict[str, Planes], npt.NDArray[np.uint64]]:
     """The planes of a block by entry's key, and the digests of its images."""
-    data, spec, rows = dataset_of(job.data, job.spec.split), job.spec, dict[str, BlockRows]()
+    threads = 1 if job.spec.device == "cpu" else None  # there is a worker for each core
+    data, spec, rows = dataset_of(job.data, job.spec.split, threads), job.spec, dict[str, BlockRows]()
     n, part = block.last + 1 - block.first, max(1, PART // int(spec.batch_size)) * int(spec.batch_size)
     digests = []
     bfloat16 = torch.autocast(torch.device(spec.device).type, torch.bfloat16, spec.precision == "bfloat16")
@@ -149,9 +150,9 @@ def _rows_of(job: Job, block: Block, name: str) -> BlockRows:
 
 
 @lru_cache(maxsize=2)
-def dataset_of(spec: DataSpec, split: Literal["train", "test"]) -> Dataset:
-    """The images of a split, opened once a process."""
-    return open_data(spec, split)
+def dataset_of(spec: DataSpec, split: Literal["train", "test"], threads: int | None = None) -> Dataset:
+    """The images of a split, opened once a process; ``threads`` decode, one a core unless given."""
+    return open_data(spec, split, threads=threads)
 
 
 @lru_cache(maxsize=16)

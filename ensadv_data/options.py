@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
-from ensadv_data.data import DATASETS
+from ensadv_data.data import DATASETS, PLACES
 from ensadv_data.dist import Place, check_device, process_group
 from ensadv_data.errors import InputError
 from ensadv_data.objects import is_url
@@ -34,14 +35,26 @@ PATH = click.Path(path_type=Path)
 
 
 def data_options(command: F) -> F:
-    """Which images: --data, --data-dir and --limit."""
+    """Which images: --data and its like, which a command gets as one mapping ``data``, and --limit by itself."""
+
+    @wraps(command)
+    def called(**options: Any) -> Any:
+        where = {name: options.pop(name) for name in ("data", "data_dir", "preprocess", "on_bad_image")}
+        return command(data=given(where), **options)
+
+    with_options: Any = called
+    places = ", ".join((*DATASETS, *PLACES))
     for option in (
+        click.option("--on-bad-image", default="fail", show_default=True, help="Of your own images: fail, or skip it."),
+        click.option(
+            "--preprocess", help="Of your own images: size=299,resize=342,crop=centre,interpolation=bicubic,…"
+        ),
         click.option("--limit", type=int, help="Use the first N images only."),
-        click.option("--data-dir", type=str, help="Folder with the data set's files."),
-        click.option("--data", default="mnist-mini", show_default=True, help=f"One of: {', '.join(DATASETS)}."),
+        click.option("--data-dir", type=str, help="Folder with the data set's files, or of the index of your own."),
+        click.option("--data", default="mnist-mini", show_default=True, help=f"One of: {places}."),
     ):
-        command = option(command)
-    return command
+        with_options = option(with_options)
+    return cast(F, with_options)
 
 
 def _device(context: click.Context, parameter: click.Parameter, name: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ensadv_data.checkpoint import record_of
-from ensadv_data.data import ArrayDataset, Dataset, open_data
+from ensadv_data.data import Dataset, Opened, open_data
 from ensadv_data.dist import available_cores, check_device
 from ensadv_data.evaluating import evaluation_bytes, evaluation_seconds, uncounted
 from ensadv_data.forecast import BreakEven, Plan, StagePlan
@@ -119,7 +119,7 @@ class _Planner:
         self.recipe, self.outputs, self.done = recipe, Outputs(recipe, out), done
         self.workers, self.price, self.calibrate = workers, price, calibrate
         self.train = open_data(recipe.data, "train")
-        self._test: ArrayDataset | None = None
+        self._test: Opened | None = None
         self.trials = Trials(self.train)
         self.known: dict[str, Model] = {}  # by name of the stage that trains it
         self.untrained: set[str] = set()
@@ -129,7 +129,7 @@ class _Planner:
         self.notes: list[str] = []
 
     @property
-    def test(self) -> ArrayDataset:
+    def test(self) -> Opened:
         """All test images."""
         if self._test is None:
             self._test = open_data(self.recipe.data.model_copy(update={"limit": None}), "test")

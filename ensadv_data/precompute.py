@@ -21,11 +21,11 @@ import torch
 from ensadv_data.blocks import Block, Job, compute_block, dataset_of, plan_blocks
 from ensadv_data.calibration import best_batch_size
 from ensadv_data.cluster import HERE, Crew, Tls, connected, streamed
-from ensadv_data.data import Dataset
+from ensadv_data.data import Dataset, absolute_data
 from ensadv_data.dist import available_cores, check_device, intra_op_threads
 from ensadv_data.errors import InputError, IntegrityError, Interrupted, OutputError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
-from ensadv_data.models import Model, check_models, load_model, with_leaves
+from ensadv_data.models import Model, check_models, load_model, with_absolute_file, with_leaves
 from ensadv_data.objects import Objects, is_url, objects_at
 from ensadv_data.perturbation import entries_of, equal_draws, plan_of
 from ensadv_data.progress import progress_bar
@@ -133,7 +133,14 @@ def precompute_store(
     else:
         done = frozenset(writer.done())
     todo = plan_blocks(header, done)
-    job = Job(str(place) if is_url(out) else Path(out).absolute(), data, header, entries, _absolute(spec), expected)
+    job = Job(
+        str(place) if is_url(out) else Path(out).absolute(),
+        absolute_data(data),
+        header,
+        entries,
+        _absolute(spec),
+        expected,
+    )
     own = min(available_cores() if workers is None else workers, len(todo))
     crew = None
     if workers != 0 or scheduler is not None or gpus or listen != HERE:  # 0: this process, or workers that join
@@ -196,6 +203,7 @@ def _sized(
 
 def header_of(spec: PrecomputeSpec, dataset: Dataset, models: list[Model]) -> Header:
     """The header of the store that a spec with a number as its batch size makes."""
+    prepared = dict(dataset.preparation())
     return Header(
         data=dataset.name,
         split=dataset.split,
@@ -205,7 +213,7 @@ def header_of(spec: PrecomputeSpec, dataset: Dataset, models: list[Model]) -> He
         n=len(dataset),
         draws=spec.draws,
         groups=tuple(f"{model.name}/{attack.name}" for model in models for attack in spec.attacks),
-        plan=plan_of(spec, models),
+        plan=plan_of(spec, models) | ({"images": prepared} if prepared else {}),
     )
 
 
@@ -242,9 +250,5 @@ def manifest_of(
 
 def _absolute(spec: PrecomputeSpec) -> PrecomputeSpec:
     """A worker may have another working folder."""
-
-    def absolute(reference: str) -> str:
-        return reference if reference.partition(":")[0] in ("python", "timm") else str(Path(reference).absolute())
-
-    models = {name: with_leaves(reference, absolute) for name, reference in spec.models.items()}
+    models = {name: with_leaves(reference, with_absolute_file) for name, reference in spec.models.items()}
     return spec.model_copy(update={"models": models})

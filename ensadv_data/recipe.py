@@ -23,7 +23,7 @@ from typing import Any, Literal
 from ensadv_data.errors import InputError, UnknownNameError
 from ensadv_data.evaluation.diagnosis import check_roles
 from ensadv_data.evaluation.suites import suite_named
-from ensadv_data.models import ARCHITECTURES, leaves
+from ensadv_data.models import check_architecture, leaves
 from ensadv_data.spec import DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, Spec, TrainSpec, checked, read_toml
 
 __all__ = ["KINDS", "Kind", "Recipe", "Stage", "find_recipe", "packaged_recipe", "read_recipe", "selected"]
@@ -252,8 +252,10 @@ def _stage(
             fields["static"] = _names(fields["static"], groups, where=f"{where}: static")
         spec = train_spec = checked(TrainSpec, fields, where=where)
         inputs = _store_stages(train_spec.shards, kinds, where=where)
-        if train_spec.architecture not in ARCHITECTURES:
-            raise UnknownNameError(f"architecture in {where}", train_spec.architecture, ARCHITECTURES)
+        try:
+            check_architecture(train_spec.architecture)
+        except UnknownNameError as error:
+            raise UnknownNameError(f"{error.kind} in {where}", error.name, error.known) from None
         inputs += _model_stages(train_spec.static.values(), kinds, where=where)
     else:
         stores: list[str] = []

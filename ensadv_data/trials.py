@@ -22,7 +22,7 @@ from torch import nn
 from ensadv_data.attacks.catalogue import perturb
 from ensadv_data.attacks.gradient import logits_of
 from ensadv_data.compression import zstd_encode
-from ensadv_data.data import ArrayDataset, Dataset, digest_examples
+from ensadv_data.data import Dataset, Opened, digest_examples
 from ensadv_data.dist import intra_op_threads
 from ensadv_data.evaluation.diagnosis import measured_on
 from ensadv_data.mixing import Part
@@ -107,7 +107,7 @@ class Trials:
         key = ("passes", model.architecture, spec.batch_size, spec.device)
         return self._once(key, lambda: self._passes(model, spec.batch_size, spec.device))
 
-    def diagnosis(self, spec: DiagnoseSpec, model: Model, whole: ArrayDataset) -> tuple[float, dict[str, Any]]:
+    def diagnosis(self, spec: DiagnoseSpec, model: Model, whole: Opened) -> tuple[float, dict[str, Any]]:
         """Seconds of all measures of a diagnosis on one model, and what a smaller one found."""
         about = spec.model_dump_json(exclude={"images", "points", "seed"})
         key = ("diagnosis", model.architecture, about)
@@ -178,7 +178,7 @@ class Trials:
         forward = _timed(lambda: logits_of(module, x), device)
         return forward / len(x), _timed(lambda: perturb(module, x, y, single), device) / len(x)
 
-    def _diagnosis(self, spec: DiagnoseSpec, model: Model, whole: ArrayDataset) -> dict[str, tuple[float, Any]]:
+    def _diagnosis(self, spec: DiagnoseSpec, model: Model, whole: Opened) -> dict[str, tuple[float, Any]]:
         """For each measure that is one model's, the seconds of one image, point or example, and its result."""
         images, points, examples = min(32, len(whole)), 2, spec.examples[:1]
         small = spec.model_copy(

@@ -68,10 +68,12 @@ DOORS = {
 
 HOMES: Mapping[str, tuple[str, ...]] = {
     "cryptography": ("signature",),
+    "PIL": ("data.decoding",),
     "click": ("cli", "commands", "options", "__main__"),
     "dask": ("cluster",),
     "distributed": ("cluster",),
     "google_crc32c": ("store",),
+    "huggingface_hub": ("models.timm_nets",),
     "jinja2": ("report",),
     "matplotlib": ("report",),
     "numba": ("codec", "gather"),
@@ -81,9 +83,9 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "pydantic": ("spec", "manifest", "statement", "store.index"),
     "rich": ("progress", "terminal"),
     "safetensors": ("models", "checkpoint"),
-    "timm": ("models",),
+    "timm": ("models.timm_nets",),
     "torch.distributed": ("dist",),
-    "zarr": ("store",),
+    "zarr": ("data.zarrays", "store"),
 }
 
 LINES, LONGEST = 350, 420
@@ -353,7 +355,7 @@ BAD = [
         "precompute: reaches mixing",
     ),
     ("homes", {"training": "import click"}, "training: click lives in cli"),
-    ("homes", {"training": "def f():\n    from zarr.codecs import BytesCodec"}, "zarr lives in store"),
+    ("homes", {"training": "def f():\n    from zarr.codecs import BytesCodec"}, "zarr lives in data.zarrays, store"),
     ("homes", {"training": "from torch import distributed"}, "torch.distributed lives in dist"),
     ("homes", {"training": "import torch\ntorch.distributed.barrier()"}, "torch.distributed lives in dist"),
     ("homes", {"data.idx": "import pooch"}, "pooch lives in data.fetch"),
@@ -404,7 +406,7 @@ GOOD = [
         },
     ),
     ("doors", {"precompute": "import ensadv_data.store", "training": "import ensadv_data.store", "store": ""}),
-    ("homes", {"store.reader": "import zarr", "models": "def f():\n    import timm"}),
+    ("homes", {"store.reader": "import zarr", "models.timm_nets": "def f():\n    import timm"}),
     ("uses", {"keys": "import torch\ntorch.manual_seed(1)", "models": "model.eval()", "files": "run(x, shell=False)"}),
 ]
 

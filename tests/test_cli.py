@@ -392,7 +392,10 @@ DIAGNOSE = ("diagnose", *LIMIT, "--model", "a.safetensors")
             ("train", "--architecture", "E", *LIMIT, "--out", "x.safetensors"),
             "unknown architecture 'E'; known: A, B, B*, C, D",
         ),
-        ((*TRAIN, "--data", "minst"), "unknown data set 'minst'; known: mnist-mini, mnist, fashion-mnist"),
+        (
+            (*TRAIN, "--data", "minst"),
+            "unknown data set 'minst'; known: mnist-mini, mnist, fashion-mnist, folder:PATH, wds:PATH, zarr:PATH",
+        ),
         ((*EVALUATE, "--suite", "papers"), "unknown suite 'papers'; known: single-step, paper"),
         (("run", "mnist-dmeo"), "unknown recipe 'mnist-dmeo'; known: fashion-mnist, mnist-c1, mnist-claims"),
         (("run", "mnist-demo", "--until", "repot", "--out", "never"), "unknown stage 'repot'; known: static-B"),

@@ -17,7 +17,13 @@ from ensadv_data import recipe as recipes
 from ensadv_data.cli import cli
 from ensadv_data.spec import DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, TrainSpec, checked, parse_attack
 
-DATA = {"--data": "mnist-mini", "--data-dir": None, "--limit": None}
+DATA = {
+    "--data": "mnist-mini",
+    "--data-dir": None,
+    "--limit": None,
+    "--preprocess": None,
+    "--on-bad-image": "fail",
+}
 REQUIRED = "required"
 MANY = ()
 

@@ -362,7 +362,7 @@ def test_weights_of_timm_come_from_a_local_file(tmp_path):
 @pytest.mark.parametrize("option", ["pretrained=1", "weights=", "weights", "x"])
 def test_other_options_of_timm_are_refused(option):
     pytest.importorskip("timm")
-    with pytest.raises(ModelError, match=r"expected timm:NAME\[,weights=FILE\], got timm:"):
+    with pytest.raises(ModelError, match=r"expected timm:NAME\[,weights=FILE\|hub\]\S+, got timm:"):
         load_model(f"timm:{TINY},{option}")
 
 

@@ -53,7 +53,7 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
     "(adversarial);  add --online step-ll --shards STORE (ensemble adversarial)"
 )
 @data_options
-@click.option("--architecture", required=True, help=f"One of: {', '.join(ARCHITECTURES)} (Table 5).")
+@click.option("--architecture", required=True, help=f"{', '.join(ARCHITECTURES)} (Table 5), or timm:NAME.")
 @click.option("--out", type=PATH, required=True, help="Weights to write, FILE.safetensors.")
 @click.option("--epochs", type=int, default=6, show_default=True)
 @click.option("--batch-size", type=int, default=64, show_default=True)
@@ -96,8 +96,7 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
 )
 @click.option("--tensorboard", type=PATH, help="Folder for TensorBoard as well.")
 def train(
-    data: str,
-    data_dir: str | None,
+    data: dict[str, Any],
     limit: int | None,
     out: Path,
     checkpoint_every: int,
@@ -117,7 +116,7 @@ def train(
     Processes of torchrun share each batch:  torchrun --nproc-per-node 4 -m ensadv_data train …
     """
     spec = checked(TrainSpec, {**given(fields), "static": named(static)}, where="train")
-    where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="train")
+    where = checked(DataSpec, {**data, "limit": limit}, where="train")
     with shared_work(spec.device) as place:
         made = train_model(
             spec,
@@ -170,8 +169,7 @@ def train(
 )
 @click.option("--repair", is_flag=True, help="Read all of a finished store, and compute again what is damaged.")
 def precompute(
-    data: str,
-    data_dir: str | None,
+    data: dict[str, Any],
     limit: int | None,
     models: tuple[str, ...],
     out: Path | str,
@@ -189,7 +187,7 @@ def precompute(
     Ctrl-C at any time; the same command goes on where it stopped.
     """
     spec = checked(PrecomputeSpec, {**given(fields), "models": named(models)}, where="precompute")
-    where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="precompute")
+    where = checked(DataSpec, {**data, "limit": limit}, where="precompute")
     outcome = precompute_store(
         spec,
         where,

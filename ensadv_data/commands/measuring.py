@@ -58,8 +58,7 @@ __all__ = ["bench", "diagnose", "evaluate"]
 @click.option("--csv", type=PATH, help="Attack × target to write: accuracies, their mean and their worst.")
 @click.option("--out", type=PATH, help="JSON to write.")
 def evaluate(
-    data: str,
-    data_dir: str | None,
+    data: dict[str, Any],
     limit: int | None,
     targets: tuple[str, ...],
     sources: tuple[str, ...],
@@ -75,7 +74,7 @@ def evaluate(
     spec = checked(EvaluateSpec, {**given(fields), "images": limit}, where="evaluate")
     if spec.pictures and out is None:
         raise InputError("--pictures: expected --out FILE beside it, which keeps them for the report, got none")
-    where = checked(DataSpec, {"data": data, "data_dir": data_dir}, where="evaluate")
+    where = checked(DataSpec, data, where="evaluate")
     with shared_work(spec.device) as place:
         result = evaluate_models(spec, where, targets=named(targets), sources=named(sources)).to_json()
     if place.rank:
@@ -112,8 +111,7 @@ def evaluate(
 @device_option
 @click.option("--out", type=PATH, help="JSON to write.")
 def diagnose(
-    data: str,
-    data_dir: str | None,
+    data: dict[str, Any],
     limit: int | None,
     models: tuple[str, ...],
     others: tuple[str, ...],
@@ -128,7 +126,7 @@ def diagnose(
     """
     asked = {name: value for name, value in given(fields).items() if value != ()}
     spec = checked(DiagnoseSpec, asked if limit is None else {**asked, "images": limit}, where="diagnose")
-    where = checked(DataSpec, {"data": data, "data_dir": data_dir}, where="diagnose")
+    where = checked(DataSpec, data, where="diagnose")
     found = diagnose_models(
         spec, where, models=named(models), others=named(others), static=named(static), holdouts=named(holdouts)
     ).to_json()
@@ -145,9 +143,9 @@ def diagnose(
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of PyTorch.")
 @device_option
 @click.option("--out", type=PATH, help="JSON to write.")
-def bench(data: str, data_dir: str | None, limit: int | None, out: Path | None, **fields: Any) -> None:
+def bench(data: dict[str, Any], limit: int | None, out: Path | None, **fields: Any) -> None:
     """Measure on this machine what the store costs a training step, and spares it: in pairs, with their spread."""
-    where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="bench")
+    where = checked(DataSpec, {**data, "limit": limit}, where="bench")
     found = run_bench(open_data(where, "train"), **fields)
     print_bench(found)
     if out is not None:

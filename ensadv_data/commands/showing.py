@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -61,14 +62,13 @@ def report(
     results: tuple[Path, ...],
     logs: tuple[Path, ...],
     stores: tuple[Path | str, ...],
-    data: str,
-    data_dir: str | None,
+    data: dict[str, Any],
     limit: int | None,
     title: str,
     out: Path,
 ) -> None:
     """Write one HTML file, readable offline, from results, logs and stores."""
-    where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="report")
+    where = checked(DataSpec, {**data, "limit": limit}, where="report")
     images = open_data(where, "train") if stores else None
     path = write_report(out, title=title, results=results, logs=logs, stores=stores, data=images)
     click.echo(f"report: {path}")

@@ -15,11 +15,11 @@ little-endian uint64::
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ import numpy.typing as npt
 from ensadv_data.data.idx import SPLITS
 from ensadv_data.errors import InputError, QuantityError, UnknownNameError
 
-__all__ = ["ArrayDataset", "Dataset", "digest_examples", "digest_of"]
+__all__ = ["ArrayDataset", "Dataset", "digest_examples", "digest_of", "require_limit", "require_rows"]
 
 
 @runtime_checkable
@@ -81,6 +81,10 @@ class Dataset(Protocol):
 
     def example_digests(self) -> npt.NDArray[np.uint64]:
         """Digest of every example, uint64 (N,), read-only; computed once."""
+        ...
+
+    def preparation(self) -> Mapping[str, Any]:
+        """How encoded images became these arrays, as JSON for records; empty where they were arrays before."""
         ...
 
 
@@ -186,11 +190,7 @@ class ArrayDataset:
                 f"expected labels in [0, {self.classes}), got labels from {lowest} to {highest}; "
                 "is the number of classes right?"
             )
-        if self.limit is not None and not 1 <= self.limit <= count:
-            raise QuantityError(
-                f"expected a limit from 1 to {count}, the examples of {self.name}'s split {self.split!r}, "
-                f"got {self.limit}; choose another limit, or leave it out for all of them"
-            )
+        require_limit(self.limit, count, self.name, self.split)
 
     def __len__(self) -> int:
         """Number of examples offered, N."""
@@ -216,23 +216,42 @@ class ArrayDataset:
 
     def read(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """Copy the examples at ``indices``; see :meth:`Dataset.read`."""
-        rows = np.asarray(indices)
-        if rows.ndim != 1 or rows.dtype.kind not in "iu":
-            raise InputError(
-                f"expected integer indices of shape (B,), got {rows.dtype} of shape {rows.shape}; "
-                "pass integers in one dimension, for example numpy.arange(8)"
-            )
-        outside = (rows < 0) | (rows >= len(self))
-        if outside.any():
-            raise QuantityError(
-                f"expected indices from 0 to {len(self) - 1} ({self.name}, split {self.split!r}), "
-                f"got {int(rows[outside][0])}; was this made for another data set or limit?"
-            )
+        rows = require_rows(indices, len(self), self.name, self.split)
         return self.images_NCHW[rows], self.labels_N[rows]
 
     def example_digests(self) -> npt.NDArray[np.uint64]:
         """Digest of every example offered, uint64 (N,), read-only; computed once."""
         return self._whole_digests[: len(self)]
+
+    def preparation(self) -> Mapping[str, Any]:
+        """Nothing: these were arrays before."""
+        return {}
+
+
+def require_limit(limit: int | None, count: int, name: str, split: str) -> None:
+    """Refuse a limit outside [1, ``count``]; raises QuantityError."""
+    if limit is not None and not 1 <= limit <= count:
+        raise QuantityError(
+            f"expected a limit from 1 to {count}, the examples of {name}'s split {split!r}, "
+            f"got {limit}; choose another limit, or leave it out for all of them"
+        )
+
+
+def require_rows(indices: npt.NDArray[np.int64], count: int, name: str, split: str) -> npt.NDArray[np.int64]:
+    """Indices as an array of integers in [0, ``count``); raises as :meth:`Dataset.read` does."""
+    rows = np.asarray(indices)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise InputError(
+            f"expected integer indices of shape (B,), got {rows.dtype} of shape {rows.shape}; "
+            "pass integers in one dimension, for example numpy.arange(8)"
+        )
+    outside = (rows < 0) | (rows >= count)
+    if outside.any():
+        raise QuantityError(
+            f"expected indices from 0 to {count - 1} ({name}, split {split!r}), "
+            f"got {int(rows[outside][0])}; was this made for another data set or limit?"
+        )
+    return rows
 
 
 def _require_images(images_NCHW: npt.NDArray[np.uint8]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 from ensadv_data.data.dataset import ArrayDataset
 from ensadv_data.data.fetch import HOME_VARIABLE, cache_home
+from ensadv_data.data.folder import open_folder
 from ensadv_data.data.idx import (
     EMBEDDED,
     SOURCES,
@@ -21,13 +23,26 @@ from ensadv_data.data.idx import (
     split_files,
     verify_content,
 )
-from ensadv_data.errors import DataError, UnknownNameError
-from ensadv_data.spec import DataSpec
+from ensadv_data.data.listing import Listing
+from ensadv_data.data.photographs import Photographs
+from ensadv_data.data.tars import open_tars
+from ensadv_data.data.zarrays import ZarrImages, open_zarr
+from ensadv_data.dist import available_cores
+from ensadv_data.errors import DataError, InputError, UnknownNameError
+from ensadv_data.spec import DataSpec, PreprocessSpec
 
-__all__ = ["DATASETS", "open_data", "open_dataset"]
+__all__ = ["DATASETS", "PLACES", "Opened", "absolute_data", "open_data", "open_dataset"]
 
 DATASETS: tuple[str, ...] = ("mnist-mini", "mnist", "fashion-mnist")
 """The names that :func:`open_dataset` knows."""
+
+PLACES: tuple[str, ...] = ("folder:PATH", "wds:PATH", "zarr:PATH")
+"""Data sets of one's own: where their images are."""
+
+Opened = ArrayDataset | Photographs | ZarrImages
+
+# kind of a place → how its encoded images are listed
+_LISTED: Mapping[str, Callable[..., Listing]] = {"folder": open_folder, "wds": open_tars}
 
 # Where packages of an operating system put data sets, e.g. Debian's dataset-fashion-mnist.
 SYSTEM_HOMES: tuple[Path, ...] = (Path("/usr/share/datasets"), Path("/usr/local/share/datasets"))
@@ -39,29 +54,41 @@ def open_dataset(
     *,
     data_dir: Path | None = None,
     limit: int | None = None,
-) -> ArrayDataset:
-    """Open a data set by name; every byte of it is checked against a known SHA-256 first.
+    preprocess: PreprocessSpec | None = None,
+    on_bad_image: Literal["fail", "skip"] = "fail",
+    threads: int | None = None,
+) -> Opened:
+    """Open a data set by name; every byte of it is checked against a known SHA-256 first. Or open images of one's own.
 
     ``mnist-mini`` is inside the package. The files of the others are looked for in ``data_dir/NAME`` and
     ``data_dir``, in ``$ENSADV_DATA_HOME/NAME`` and ``$ENSADV_DATA_HOME``, in the system's folders for data
     sets, and in the cache that ``ensadv-data fetch`` fills. The first folder with both files of the split
     is used.
 
+    ``folder:PATH`` has class folders in ``PATH/train`` and in ``PATH/test`` or ``PATH/val``; their JPEG, PNG and WebP
+    files are examples in the order of their sorted relative paths, and class folders are labels in the order of
+    their names. ``wds:PATH`` has WebDataset tars, ``zarr:PATH`` a Zarr group of ``images`` uint8 (N, C, H, W) and
+    ``labels`` (N,), in folders of the same names.
+
     Parameters
     ----------
     name
-        One of :data:`DATASETS`.
+        One of :data:`DATASETS` or :data:`PLACES`.
     split
         ``"train"`` or ``"test"``.
     data_dir
-        A folder to look in first.
+        A folder to look in first; of images of one's own, the folder of the index, in place of this user's cache.
     limit
         Offer the first ``limit`` examples only, from 1 to the size of the split.
+    preprocess, on_bad_image
+        Of images of one's own: how they become arrays of one size, and whether bad ones are left out.
+    threads
+        That decode; one a core unless given.
 
     Returns
     -------
-    ArrayDataset
-        uint8 images (N, 1, 28, 28) and int64 labels.
+    ArrayDataset, Photographs or ZarrImages
+        uint8 images (N, 1, 28, 28), (N, 3, size, size), or of the shape that the arrays have; and int64 labels.
 
     Raises
     ------
@@ -71,11 +98,33 @@ def open_dataset(
         When ``limit`` is outside its range.
     DataError
         When a file is missing, truncated, renamed or wrong.
+    InputError
+        When a preprocessing is given for images that are arrays already.
+    IntegrityError
+        When images of one's own are others than when they were indexed.
     """
-    if name not in DATASETS:
-        raise UnknownNameError("data set", name, DATASETS)
     if split not in SPLITS:
         raise UnknownNameError("split", split, SPLITS)
+    kind, colon, place = name.partition(":")
+    if colon and kind in _LISTED and place:
+        root = Path(place).expanduser()
+        return Photographs(
+            _LISTED[kind](root, split, home=data_dir),
+            preprocess or PreprocessSpec(),
+            name=f"{kind}:{root.resolve().name}",
+            split=split,
+            where=str(root),
+            skip=on_bad_image == "skip",
+            home=data_dir,
+            threads=threads or available_cores(),
+            limit=limit,
+        )
+    if preprocess is not None or on_bad_image != "fail":
+        raise InputError(f"preprocess, on_bad_image: expected encoded images, {PLACES[0]} or {PLACES[1]}, got {name}")
+    if colon and kind == "zarr" and place:
+        return open_zarr(Path(place).expanduser(), split, home=data_dir, limit=limit)
+    if name not in DATASETS:
+        raise UnknownNameError("data set", name, (*DATASETS, *PLACES))
     source = SOURCES[name]
     read = _read_embedded if name == EMBEDDED else _read_found
     images, labels = read(source, split, data_dir)
@@ -89,10 +138,28 @@ def open_dataset(
     )
 
 
-def open_data(spec: DataSpec, split: str) -> ArrayDataset:
+def open_data(spec: DataSpec, split: str, *, threads: int | None = None) -> Opened:
     """Open the data set of a spec; raises as :func:`open_dataset` does."""
-    data_dir = None if spec.data_dir is None else Path(spec.data_dir)
-    return open_dataset(spec.data, split, data_dir=data_dir, limit=spec.limit)
+    return open_dataset(
+        spec.data,
+        split,
+        data_dir=None if spec.data_dir is None else Path(spec.data_dir),
+        limit=spec.limit,
+        preprocess=spec.preprocess,
+        on_bad_image=spec.on_bad_image,
+        threads=threads,
+    )
+
+
+def absolute_data(spec: DataSpec) -> DataSpec:
+    """The same data set for a process with another working folder."""
+    kind, colon, place = spec.data.partition(":")
+    fields: dict[str, str] = {}
+    if colon and place:
+        fields["data"] = f"{kind}:{Path(place).expanduser().absolute()}"
+    if spec.data_dir is not None:
+        fields["data_dir"] = str(Path(spec.data_dir).absolute())
+    return spec.model_copy(update=fields)
 
 
 def _read_embedded(source: Source, split: str, _: Path | None) -> tuple[bytes, bytes]:

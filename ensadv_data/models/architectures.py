@@ -1,4 +1,4 @@
-"""The architectures of the paper's Table 5, untrained."""
+"""The architectures of the paper's Table 5, and those of timm, untrained."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from torch import nn
 
 from ensadv_data.errors import ModelError, UnknownNameError
 from ensadv_data.keys import torch_seeded
+from ensadv_data.models.timm_nets import build_timm, known_timm
 
-__all__ = ["ARCHITECTURES", "Shape", "build_model"]
+__all__ = ["ARCHITECTURES", "TIMM", "Shape", "build_model", "check_architecture"]
+
+TIMM = "timm:"  # what an architecture of timm begins with
 
 Shape = tuple[int, int, int]
 
@@ -87,19 +90,35 @@ ARCHITECTURES: Mapping[str, Callable[[Shape, int], nn.Sequential]] = {
 }
 
 
+def check_architecture(architecture: str) -> None:
+    """Refuse an architecture that :func:`build_model` does not know.
+
+    Raises
+    ------
+    UnknownNameError
+        There is none of that name; the message lists them.
+    ModelError
+        It is one of timm, which is not installed.
+    """
+    if architecture.startswith(TIMM):
+        known_timm(architecture.removeprefix(TIMM))
+    elif architecture not in ARCHITECTURES:
+        raise UnknownNameError("architecture", architecture, (*ARCHITECTURES, f"{TIMM}NAME"))
+
+
 def build_model(architecture: str, *, shape: Shape, classes: int, seed: int = 0) -> nn.Module:
-    """Build an untrained model of the paper's Table 5, with its weights in channels-last order, which is faster.
+    """Build an untrained model of the paper's Table 5, or of timm, with weights in channels-last order, for speed.
 
     Parameters
     ----------
     architecture
-        A, B, B*, C or D.
+        A, B, B*, C or D, or ``timm:NAME``, which has the mean and std of timm's configuration inside.
     shape
         (C, H, W) of the images.
     classes
         K, the number of logits.
     seed
-        Names the initial weights: Glorot uniform, He normal for the hidden layers of D, biases zero.
+        Names the initial weights. Of Table 5's: Glorot uniform, He normal for the hidden layers of D, biases zero.
 
     Raises
     ------
@@ -108,8 +127,9 @@ def build_model(architecture: str, *, shape: Shape, classes: int, seed: int = 0)
     ModelError
         The images are too small for the architecture.
     """
-    if architecture not in ARCHITECTURES:
-        raise UnknownNameError("architecture", architecture, ARCHITECTURES)
+    check_architecture(architecture)
+    if architecture.startswith(TIMM):
+        return build_timm(architecture.removeprefix(TIMM), shape=shape, classes=classes, seed=seed)
     with torch_seeded("cpu", "initial weights", seed):
         try:
             module = ARCHITECTURES[architecture](shape, classes)

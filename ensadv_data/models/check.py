@@ -58,7 +58,7 @@ def check_model(model: Model, images_NCHW: npt.NDArray[np.uint8], *, classes: in
     x = torch.from_numpy(images_NCHW).to(device).float() / 255
     try:
         logits = logits_of(model.module, x)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, AssertionError) as error:  # the last are timm's
         shape = images_NCHW.shape[1:]
         raise ModelError(f"{model.name}: the model cannot read images of shape {shape}: {error}") from None
     except ModelError as error:

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from ensadv_data.errors import IntegrityError, ModelError, UnknownNameError
-from ensadv_data.keys import torch_seeded
+from ensadv_data.errors import IntegrityError, ModelError
+from ensadv_data.files import sha256_of_file
 from ensadv_data.models.architectures import build_model
 from ensadv_data.models.composite import COMPOSITES, split
+from ensadv_data.models.timm_nets import HUB, build_timm, parse_timm, timm_config, weights_path
 from ensadv_data.models.weights import fill_weights, read_metadata, weights_digest
 
-__all__ = ["Model", "load_model", "load_models"]
+__all__ = ["Model", "load_model", "load_models", "outside_file", "with_absolute_file"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def load_model(
     if colon and kind == "python":
         module, architecture = _from_python(rest), rest
     elif colon and kind == "timm":
-        module, architecture = _from_timm(rest), rest
+        module, architecture, record = _from_timm(rest)
     else:
         module, architecture, record = _from_file(Path(reference))
     return Model(
@@ -137,38 +137,38 @@ def _from_python(rest: str) -> nn.Module:
     return module
 
 
-def _from_timm(rest: str) -> nn.Module:
-    try:
-        import timm
-    except ImportError:
-        raise ModelError("timm:… needs the extra: pip install 'ensadv-data[timm]'") from None
-    name, _, option = rest.partition(",")
-    key, _, value = option.partition("=")
-    if option and (key != "weights" or not value):
-        raise ModelError(f"expected timm:NAME[,weights=FILE], got timm:{rest}")
-    if name not in timm.list_models():
-        close = timm.list_models(f"*{name[:6]}*")[:8]
-        raise UnknownNameError("timm model", name, close or ["see timm.list_models()"])
-    with torch_seeded("cpu", "initial weights", 0):
-        inner: nn.Module = timm.create_model(name, pretrained=False)
-    inner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if value:
-        fill_weights(inner, Path(value))
-    return _Normalised(inner, mean=inner.default_cfg["mean"], std=inner.default_cfg["std"])  # type: ignore[index, arg-type]
+def _from_timm(rest: str) -> tuple[nn.Module, str, Mapping[str, Any]]:
+    asked = parse_timm(rest)
+    module = build_timm(asked.name, shape=None, classes=asked.classes)
+    config, record = timm_config(asked.name), dict[str, Any]()
+    module.resize = asked.resize
+    if asked.weights is not None:
+        path = weights_path(asked)
+        offset = {str(config.get("classifier")): int(config.get("label_offset") or 0)}
+        fill_weights(module.inner, path, architecture=f"timm:{asked.name}", first=offset)
+        size = tuple(config.get("input_size", ()))[1:]
+        module.only = size if size and asked.resize is None and not asked.any_size else None
+        record = {"weights": HUB if asked.weights == HUB else "file", "sha256": sha256_of_file(path)}
+    if asked.resize is not None:
+        record["resize"] = f"bilinear to {asked.resize}×{asked.resize}, inside the model"
+    return module, asked.architecture, record
 
 
-class _Normalised(nn.Module):
-    """Images in [0, 1] → the range that the wrapped model was trained on."""
+def outside_file(reference: str) -> str | None:
+    """The file that a reference reads its weights from; None where it reads none, or another thing than a file."""
+    kind, colon, rest = reference.partition(":")
+    if colon and kind == "timm":
+        weights = parse_timm(rest).weights
+        return None if weights == HUB else weights
+    return None if colon and kind == "python" else reference
 
-    mean: torch.Tensor
-    std: torch.Tensor
 
-    def __init__(self, inner: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.inner = inner
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
-
-    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.inner((x_NCHW - self.mean) / self.std)
-        return logits
+def with_absolute_file(reference: str) -> str:
+    """The same reference for a process with another working folder."""
+    file = outside_file(reference)
+    if file is None:
+        return reference
+    absolute = str(Path(file).absolute())
+    if not reference.startswith("timm:"):
+        return absolute
+    return ",".join(f"weights={absolute}" if part == f"weights={file}" else part for part in reference.split(","))

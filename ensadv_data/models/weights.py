@@ -95,15 +95,47 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return about
 
 
-def fill_weights(module: nn.Module, path: Path) -> None:
+def fill_weights(
+    module: nn.Module, path: Path, *, architecture: str = "", first: Mapping[str, int] | None = None
+) -> None:
     """Load a safetensors file into a module that has exactly its tensors.
+
+    Parameters
+    ----------
+    architecture
+        What to call the module in a message.
+    first
+        Of layers by name: how many rows the file has before those of the module (a background class).
 
     Raises
     ------
     ModelError
-        The file is missing or corrupted, or its tensors are others.
+        The file is missing or corrupted, or its tensors are others; the message names some of them.
     """
+    what = f"the architecture {architecture}".rstrip()
     try:
-        module.load_state_dict(OrderedDict(load_file(str(path))), strict=True)
+        tensors = load_file(str(path))
+        wanted = module.state_dict()
+        for layer, rows in (first or {}).items():
+            for key in (f"{layer}.weight", f"{layer}.bias"):
+                if rows and key in tensors and key in wanted and len(tensors[key]) == len(wanted[key]) + rows:
+                    tensors[key] = tensors[key][rows:].clone()
+        differing = {
+            "missing": sorted(wanted.keys() - tensors.keys()),
+            "unexpected": sorted(tensors.keys() - wanted.keys()),
+            "of another shape": [
+                f"{key} {tuple(tensors[key].shape)} for {tuple(wanted[key].shape)}"
+                for key in sorted(wanted.keys() & tensors.keys())
+                if tensors[key].shape != wanted[key].shape
+            ],
+        }
+        if any(differing.values()):
+            told = "; ".join(
+                f"{len(keys)} {how} ({', '.join(keys[:2])}{', …' if len(keys) > 2 else ''})"
+                for how, keys in differing.items()
+                if keys
+            )
+            raise ModelError(f"{path}: the weights do not fit {what}: tensors {told}; are they of another one?")
+        module.load_state_dict(OrderedDict(tensors), strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{path}: the weights do not fit the architecture: {error}") from None
+        raise ModelError(f"{path}: the weights do not fit {what}: {error}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ensadv_data.spec.adaptive import ADAPTIVE, AdaptiveSpec, parse_adaptive
 from ensadv_data.spec.attack import ATTACKS, AttackSpec, EpsilonSpec, Loss, parse_attack, parse_epsilon
 from ensadv_data.spec.base import Spec, checked, parse_bytes, parse_quantity, read_toml
+from ensadv_data.spec.images import PreprocessSpec, parse_preprocess
 from ensadv_data.spec.stages import MEASURES, DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, ShiftSpec, TrainSpec
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "EvaluateSpec",
     "Loss",
     "PrecomputeSpec",
+    "PreprocessSpec",
     "ShiftSpec",
     "Spec",
     "TrainSpec",
@@ -31,6 +33,7 @@ __all__ = [
     "parse_attack",
     "parse_bytes",
     "parse_epsilon",
+    "parse_preprocess",
     "parse_quantity",
     "read_toml",
 ]

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from ensadv_data.errors import InputError, QuantityError
 from ensadv_data.spec.attack import Attack, AttackSpec, EpsilonLaw, EpsilonSpec, parse_attack
 from ensadv_data.spec.base import Epsilon, Spec, checked, parse_count, parse_pairs, parse_quantity
+from ensadv_data.spec.images import Preprocess
 
 __all__ = ["MEASURES", "DataSpec", "DiagnoseSpec", "EvaluateSpec", "PrecomputeSpec", "ShiftSpec", "TrainSpec"]
 
@@ -37,10 +38,12 @@ def attack_at(attack: Any, epsilon: float, *, field: str) -> Any:
 
 
 class DataSpec(Spec):
-    """A data set by name, and where its files are."""
+    """A data set by name, and where its files are; of a user's own images also how they become arrays of one size."""
 
     data: str
     data_dir: str | None = None
+    preprocess: Preprocess | None = None
+    on_bad_image: Literal["fail", "skip"] = "fail"
     limit: int | None = Field(default=None, ge=1)
 
 

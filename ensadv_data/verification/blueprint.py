@@ -24,6 +24,7 @@ from ensadv_data.untrusted import ZARR, parse_json, quoted
 __all__ = ["Array", "Blueprint", "blueprint_of", "check_documents"]
 
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
+_PREPARATION = {"preprocess", "decoder", "on_bad_image", "skipped", "skipped_first"}
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _spec_of(manifest: Manifest, where: str) -> PrecomputeSpec:
     plan, sources = dict(manifest.plan), manifest.sources
     if len({source.name for source in sources}) < len(sources):
         raise IntegrityError(f"{where}: expected each source once, found {', '.join(quoted(s.name) for s in sources)}")
-    smaller = plan.pop("smaller_batches", {})
+    smaller, images = plan.pop("smaller_batches", {}), plan.pop("images", {})
     base = dict(plan)
     for name in ("threads", "sources"):
         plan.pop(name, None)
@@ -194,7 +195,8 @@ def _spec_of(manifest: Manifest, where: str) -> PrecomputeSpec:
             PrecomputeSpec, {**plan, "models": {s.name: "" for s in sources}, "draws": manifest.draws}, where="plan"
         )
         is_whole = type(spec.batch_size) is int and spec.batch_size > 0
-        if not is_whole or not _is_smaller(smaller) or plan_of(spec, sources) != base:
+        is_known = _is_smaller(smaller) and isinstance(images, dict) and images.keys() <= _PREPARATION
+        if not is_whole or not is_known or plan_of(spec, sources) != base:
             raise InputError("the keys and values that precompute writes")
     except InputError as error:
         raise IntegrityError(f"{where}: expected a plan of precompute: {quoted(error, 200)[1:-1]}") from None

@@ -97,7 +97,8 @@ def test_b_trains_on_what_a_published_as_a_does(tmp_path, team, web, way):
 
         # whoever changes something there is found out
         if way == "http":
-            chunk = next((tmp_path / "public" / "mnist-c" / "d" / "r-fgsm" / "direction").rglob("0"))
+            folder = tmp_path / "public" / "mnist-c" / "d" / "r-fgsm" / "direction"
+            chunk = next(path for path in folder.rglob("0") if path.is_file())
             chunk.write_bytes(bytes([chunk.read_bytes()[0] ^ 1]) + chunk.read_bytes()[1:])
             assert "as the manifest has it" in team("b", "pull", origin, "--out", "again", *trust, code=4)
             shutil.copy(tmp_path / "a" / "shards-d" / "manifest.json", tmp_path / "public" / "mnist-c")

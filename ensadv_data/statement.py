@@ -80,9 +80,9 @@ class Predicate(_Part):
 class Statement(_Part):
     """An in-toto Statement, version 1."""
 
-    type_: Literal["https://in-toto.io/Statement/v1"] = Field(default="https://in-toto.io/Statement/v1", alias="_type")
+    type_: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
     subject: tuple[Subject] = Field(strict=False)
-    predicate_type: Literal["urn:ensadv-data:store:1"] = Field(default="urn:ensadv-data:store:1", alias="predicateType")
+    predicate_type: Literal["urn:ensadv-data:store:1"] = Field(alias="predicateType")
     predicate: Predicate
 
     def to_bytes(self) -> bytes:
@@ -103,7 +103,12 @@ def make_statement(manifest: str, **predicate: Any) -> Statement:
         predicate[name] = predicate[name].astimezone(UTC).strftime(_TIME)
     try:
         subject = Subject(name=predicate["name"], digest=_Digest(sha256=manifest))
-        return Statement(subject=(subject,), predicate=Predicate(**predicate))
+        return Statement(
+            _type="https://in-toto.io/Statement/v1",
+            subject=(subject,),
+            predicateType="urn:ensadv-data:store:1",
+            predicate=Predicate(**predicate),
+        )
     except ValidationError as error:
         raise InputError(f"{_first(error)}, got {quoted(error.errors()[0]['input'])}") from None
 

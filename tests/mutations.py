@@ -301,6 +301,8 @@ def another_document(path: Path, chance: random.Random) -> None:
             {"chunk_key_encoding": {"name": "v2", "configuration": {"separator": "."}}},
             {"storage_transformers": [{"name": "x"}]},
             {"attributes": {"a": chance.random()}},
+            {"attributes": chance.choice([0, False, [], None])},
+            {"storage_transformers": chance.choice([0, False, {}, None])},
             {chr(chance.randrange(97, 123)): chance.random()},
         ]
     )

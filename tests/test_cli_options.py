@@ -402,6 +402,15 @@ def test_command_lines_of_the_guide_are_understood():
 
 
 @in_repository
+def test_command_lines_of_the_sharing_page_are_understood():
+    lines = [line for block in blocks_of("sh", GUIDE.with_name("sharing.md")) for line in block.splitlines()]
+    assert {shlex.split(line)[1] for line in lines} == {"precompute", "keygen", "sign", "verify"}
+    for line in lines:
+        _, command, *words = shlex.split(line)
+        cli.commands[command].make_context(command, words)
+
+
+@in_repository
 @pytest.mark.parametrize("page", ["reliability", "security"])
 def test_tests_that_a_page_names_exist(page):
     named = set(re.findall(r"`(test_\w+)`", GUIDE.with_name(f"{page}.md").read_text(encoding="utf-8")))

@@ -122,6 +122,15 @@ def test_the_statement_is_in_totos():
     assert payload.keys() == {"_type", "subject", "predicateType", "predicate"}
 
 
+@pytest.mark.parametrize("key", ["_type", "subject", "predicateType", "predicate"])
+def test_a_statement_that_lacks_a_key_is_refused(key):
+    about = {"store": "0" * 64, "name": "n", "version": 1, "created": NOW, "expires": NOW}
+    payload = json.loads(make_statement("1" * 64, **about).to_bytes())
+    del payload[key]
+    with pytest.raises(IntegrityError, match=f"statement about a store: {key}"):
+        parse_statement(json.dumps(payload).encode(), where="it")
+
+
 def test_another_manifest_is_refused(trust):
     with pytest.raises(IntegrityError, match="the manifest was changed, or belongs to another version"):
         checked_signature(envelope(), MANIFEST + b" ", trust, where="it")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
 from pathlib import Path
 
@@ -26,7 +28,8 @@ def keygen(out: Path, name: str) -> None:
     public = make_key(out, name)
     click.echo(f"{out}: private key; give it to nobody")
     click.echo(f"{out}.pub: public key {public.keyid[:16]}; who trusts it writes into a trust file:")
-    click.echo(f'[{name}]\nkeys = ["{public}"]')
+    section = name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name)
+    click.echo(f'[{section}]\nkeys = ["{public}"]')
 
 
 @click.command(

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ensadv_data.errors import IntegrityError, OutputError
+from ensadv_data.errors import InputError, IntegrityError, OutputError
 from ensadv_data.files import is_leftover, naming_trouble, write_atomic
 
 __all__ = ["Folder", "Objects", "Part", "check_size"]
@@ -164,6 +164,8 @@ class Folder(Objects):
             handle = os.open(self.path / key, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except NotADirectoryError as error:
             raise FileNotFoundError(*error.args) from None
+        except PermissionError:
+            raise InputError(f"cannot read {self.path / key}: this user may not; change its permissions") from None
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise

@@ -239,15 +239,22 @@ def _check_objects(found: Blueprint, where: str) -> None:
                 raise IntegrityError(f"{where}: {key}: expected {least:,} to {most:,} bytes, found {record.bytes:,}")
 
 
+_OPTIONAL: tuple[tuple[str, Any], ...] = (
+    ("attributes", {}),
+    ("storage_transformers", []),
+    ("consolidated_metadata", None),
+    ("dimension_names", None),
+)
+
+
 def _plain(document: Any) -> Any:
     """A document without what Zarr's writers may leave out or put in, to the same effect."""
     if not isinstance(document, dict):
         return document
-    optional = ("attributes", "storage_transformers", "consolidated_metadata", "dimension_names")
-    plain = {key: value for key, value in document.items() if value or key not in optional}
+    plain = {key: value for key, value in document.items() if (key, value) not in _OPTIONAL}
     if isinstance(codecs := plain.get("codecs"), list):
         plain["codecs"] = [
-            {key: value for key, value in codec.items() if value or key != "configuration"}
+            {key: value for key, value in codec.items() if (key, value) != ("configuration", {})}
             if isinstance(codec, dict)
             else codec
             for codec in codecs

@@ -72,15 +72,24 @@ class MadeUp(Objects):
     def array(self, key: str) -> npt.NDArray[np.uint8]:
         return np.frombuffer(self.read(key), np.uint8)
 
+    def part(self, key: str, begin: int, size: int) -> npt.NDArray[np.uint8]:
+        return self.array(key)[begin : begin + size]
+
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         there = {key: self._sizes.get(key.rpartition("/c/")[0], 0) for key in keys}
         return {key: size or len(self.kept[key]) for key, size in there.items() if size or key in self.kept}
+
+    def listed(self, prefix: str = "") -> dict[str, int]:
+        return self.sizes(key for key in self.kept if key.startswith(prefix))
 
     def keys(self, prefix: str) -> list[str]:
         return [f"progress/block-{block:06d}.json" for block in range(self.blocks)] if prefix == "progress/" else []
 
     def write(self, key: str, *parts: Part) -> None:
         self.kept[key] = b"".join(parts)
+
+    def claim(self, key: str, data: bytes) -> bytes:
+        return self.kept.setdefault(key, data)
 
     def delete(self, prefix: str) -> None:
         pass

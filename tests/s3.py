@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 
 import boto3
 import pytest
@@ -33,6 +34,9 @@ def s3_server() -> Iterator[int]:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in about.items():
                 patch.setenv(name, value)
+            forget = HTTPConnection(host, port)
+            forget.request("POST", "/moto-api/reset")  # what this process's earlier servers were given is kept else
+            assert forget.getresponse().status == 200
             boto3.client("s3").create_bucket(Bucket=BUCKET)
             yield port
     finally:

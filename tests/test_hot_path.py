@@ -15,7 +15,7 @@ import pytest
 from ensadv_data.batches import Batches
 from ensadv_data.data import ArrayDataset
 from ensadv_data.mixing import Schedule, Source, plan_step, static_sources
-from ensadv_data.store import open_store, reader
+from ensadv_data.store import decoding, open_store
 from test_store import make_images, make_store
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
@@ -104,7 +104,7 @@ def test_each_chunk_is_checked_once(path, data, monkeypatch):
             checked.append(len(data))
             return int(google_crc32c.value(data))
 
-    monkeypatch.setattr(reader, "google_crc32c", Counting)
+    monkeypatch.setattr(decoding, "google_crc32c", Counting)
     store = open_store(path)
     blocks, entry = store.header.blocks, store.entry("m/pgd")
     for _ in range(3):

@@ -116,7 +116,12 @@ BAD = [
     ("[data]\ndata = 'mnist-mini'\n[trian.x]\n", UnknownNameError, "unknown table in", "'trian'; known: name, data"),
     ("[train.x]\narchitecture = 'D'\n", InputError, "data: data: field required", "got {}"),
     (TINY.replace("epochs = 1", "epoch = 1"), UnknownNameError, "unknown key in", "'epoch'; known: architecture"),
-    (TINY.replace("limit = 200", "limt = 200"), UnknownNameError, "'limt'; known: data, data_dir, limit", ""),
+    (
+        TINY.replace("limit = 200", "limt = 200"),
+        UnknownNameError,
+        "'limt'; known: data, data_dir, preprocess, on_bad_image, limit",
+        "",
+    ),
     (TINY.replace("limit = 200", "limit = 0"), InputError, "limit: input should be greater than", "got 0"),
     (TINY.replace("seed = 3", "seed = '3'"), InputError, "train.ens: seed: input should be a valid integer", "'3'"),
     (TINY.replace("[defaults.train]", "[defaults.trian]"), UnknownNameError, "'trian'; known: train, precompute", ""),

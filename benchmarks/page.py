@@ -434,8 +434,9 @@ def paper(found: Found) -> str:
         "or scheduler is busy.\n\n"
         + table(columns, rows)
         + "Before the first block the client makes the digest of all "
-        "images; after the last one it collects the records, in a bucket by a request for each record and each "
-        "object, and writes the manifest, which every reader parses when it opens the store.\n\n" + table(labels, ends)
+        "images; after the last one it collects the records, in a bucket by a request for each record and by lists "
+        "of all objects, and writes the manifest, which every reader parses when it opens the store.\n\n"
+        + table(labels, ends)
     )
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import subprocess
 import sys
 import tempfile
@@ -33,8 +32,8 @@ from ensadv_data.blocks import Block
 from ensadv_data.cluster import Crew, connected, streamed
 from ensadv_data.data import digest_examples
 from ensadv_data.objects import AT_ONCE
+from ensadv_data.sizing import store_requests
 
-LISTED = 1000  # keys that one answer lists
 DIGEST = "0" * 64
 
 
@@ -152,14 +151,15 @@ def digested(images: int = 64) -> float:
 
 def ends(n: int, ended: dict[str, Any], assumed: dict[str, float], rate: float) -> dict[str, Any]:
     """Before the first block and after the last one, for n examples."""
-    header, _ = records.header_of(n)
+    header, entries = records.header_of(n)
     record = records.record_of(header, 0)["objects"]
     sizes = {about["blocks"]: about for about in ended.values()}
 
     def at(step: str, what: str) -> float:
         return line({blocks: about[step][what] for blocks, about in sizes.items()}, header.blocks)
 
-    asked = header.blocks * (1 + len(record))  # a record is fetched, and every object is asked for its size
+    asked = store_requests(header, entries)
+    lists = asked.lists.most + asked.deletes.most  # one after the other; records are fetched some at once
     return {
         "blocks": header.blocks,
         "block": header.block,
@@ -167,9 +167,8 @@ def ends(n: int, ended: dict[str, Any], assumed: dict[str, float], rate: float) 
         "objects": header.blocks * sum("nonzero" not in key for key in record),
         "digest_hours": round(n * header.d / rate / 3600, 2),
         "end_seconds": round(at("end", "seconds")),
-        "end_requests": asked,
-        "end_hours_of_a_bucket": round(asked * assumed["latency"] / AT_ONCE / 3600, 2),
-        "lists_that_told_the_same": math.ceil(header.blocks * len(record) / LISTED),
+        "end_requests": header.blocks + lists,
+        "end_hours_of_a_bucket": round((header.blocks / AT_ONCE + lists) * assumed["latency"] / 3600, 2),
         "manifest_bytes": round(
             line({blocks: about["manifest_bytes"] for blocks, about in sizes.items()}, header.blocks)
         ),

@@ -22,7 +22,7 @@ from ensadv_data.objects import Folder, Objects, objects_at
 from ensadv_data.progress import progress_bar
 from ensadv_data.store import Cache, Entry, Planes, Store, StoreWriter, open_store
 from ensadv_data.store.index import EntryRecord, ExportIndex, ShardRecord, StoreRecord
-from ensadv_data.store.shards import INDEX, TAR_END, ExportedStore, Records, Shard, members_of, tar_header
+from ensadv_data.store.shards import INDEX, TAR_END, ExportedStore, Records, Shard, members_of
 from ensadv_data.untrusted import OWN_MANIFEST
 from ensadv_data.verification import blueprint_of
 
@@ -115,7 +115,7 @@ def import_store(origin: Path | str, out: Path) -> Exchanged:
     try:
         with progress_bar(f"check {source.place.name}", total=len(source.shards), unit="shards") as advance:
             for shard in source.shards:
-                _check_shard(source, shard)
+                source.check_shard(shard)
                 advance(1)
         writer.create()
         rows = _Rows(source)
@@ -293,29 +293,3 @@ def _manifest(writer: StoreWriter, known: Manifest) -> Manifest:
     objects, zeros, _ = writer.collect()
     found = {key: ObjectRecord(bytes=size, sha256=digest) for key, (size, digest) in objects.items()}
     return known.model_copy(update={"objects": found, "zeros": zeros})
-
-
-def _check_shard(source: ExportedStore, shard: Shard) -> None:
-    """Refuse a shard of another digest, or one whose files are not those that the index allows."""
-    try:
-        data = source.place.array(shard.name)
-    except FileNotFoundError:
-        raise IntegrityError(f"{source.place}/{shard.name}: the shard is missing; fetch it again") from None
-    if (size := len(data)) != shard.bytes:
-        raise IntegrityError(f"{source.place}/{shard.name}: expected {shard.bytes} bytes, found {size}; fetch it again")
-    if (found := hashlib.sha256(data.data).hexdigest()) != shard.sha256:
-        raise IntegrityError(
-            f"{source.place}/{shard.name}: expected SHA-256 {shard.sha256[:16]}…, found {found[:16]}…; fetch it again"
-        )
-    at = 0
-    for record in range(shard.first, shard.last + 1):
-        for member in source.records.members(record):
-            name = f"{source.records.key(record)}.{member.name}"
-            expected = tar_header(name, member.bytes) + member.npy
-            if data[at : at + len(expected)].tobytes() != expected:
-                raise IntegrityError(
-                    f"{source.place}/{shard.name}: expected the file {name} at byte {at}, found another"
-                )
-            at += member.room
-    if data[at:].any():
-        raise IntegrityError(f"{source.place}/{shard.name}: expected the end at byte {at}, found more files")

@@ -3,17 +3,21 @@
     python tests/fuzzing.py --inputs 1000000 --seed 1
 
 Every input is a genuine document that was changed: half of them byte by byte (bits, cuts, slices put elsewhere, words
-that parsers stumble over), half as JSON (values exchanged for odd ones, keys moved, added and taken away), written
-canonically again, so that it reaches what lies behind the first checks. A crash is any other exception; the memory that
-a run took beyond what it had after its first thousand inputs is told as well. The summary is JSON.
+that parsers stumble over), half as what they are, so that they reach what lies behind the first checks: JSON (values
+exchanged for odd ones, keys moved, added and taken away, written canonically again), or a tar (a field of a header is
+an odd one, its checksum right, members moved, twice or left out). A crash is any other exception; the memory that a run
+took beyond what it had after its first thousand inputs is told as well. The summary is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import io
 import json
 import random
 import resource
+import tarfile
 import tempfile
 import time
 from collections import Counter
@@ -21,9 +25,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ensadv_data.errors import IntegrityError
+from ensadv_data.data.tars import samples_of
+from ensadv_data.errors import DataError, IntegrityError
+from ensadv_data.exchange import export_store
 from ensadv_data.manifest import parse_manifest
 from ensadv_data.models import build_model, save_model
 from ensadv_data.objects import Folder
@@ -31,7 +38,8 @@ from ensadv_data.precompute import precompute_store
 from ensadv_data.signature import PublicKey, opened, sealed
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.statement import make_statement, moment, parse_statement
-from ensadv_data.store import root_attributes
+from ensadv_data.store import open_store, root_attributes
+from ensadv_data.store.index import parse_index
 from ensadv_data.store.layout import header_from
 from ensadv_data.verification.blueprint import blueprint_of, check_documents
 
@@ -57,6 +65,47 @@ ODD += [
     "fill",
 ]
 ODD += [[], {}, [[]], [1, 2, 3], {"a": {}}, [None]]
+
+# Of a tar's header: name, mode, size, time, kind, linked name, magic, prefix. One of the sizes is negative.
+FIELDS = [
+    (0, 100),
+    (100, 108),
+    (124, 136),
+    (124, 136),
+    (136, 148),
+    (156, 157),
+    (156, 157),
+    (157, 257),
+    (257, 265),
+    (345, 500),
+]
+IN_TAR = [
+    b"",
+    b"\xff" * 12,
+    b"\x80" + b"\xff" * 11,
+    b"\x80" + bytes(10) + b"\x01",
+    b"77777777777",
+    b"00000000000",
+    b"-1",
+]
+IN_TAR += [
+    b"1",
+    b"2",
+    b"5",
+    b"6",
+    b"L",
+    b"K",
+    b"x",
+    b"g",
+    b"S",
+    b"V",
+    b"../up",
+    b"/etc/x",
+    b"a.jpg",
+    b"\x1b[2J",
+    b"0.cls",
+    b"9" * 12,
+]
 
 Reader = Callable[[bytes], object]
 
@@ -108,10 +157,30 @@ def rearranged(value: Any, chance: random.Random) -> Any:
     return copy
 
 
+def reordered(raw: bytes, chance: random.Random) -> bytes:
+    """A tar with a header that says something odd, and is right otherwise; or with blocks moved, twice or left out."""
+    blocks = [bytearray(raw[at : at + 512]) for at in range(0, len(raw), 512)]
+    headers = [number for number, block in enumerate(blocks) if block[257:262] == b"ustar"]
+    at, other = chance.choice(headers), chance.randrange(len(blocks))
+    kind = chance.random()
+    if kind < 0.1:
+        del blocks[at]
+    elif kind < 0.3:
+        blocks[other:other] = [bytearray(blocks[at])] * chance.choice([1, 1, 2, 300])
+    else:
+        block, (begin, end) = blocks[at], chance.choice(FIELDS)
+        odd = chance.choice(IN_TAR)
+        block[begin:end] = (odd + bytes(end - begin))[: end - begin]
+        block[148:156] = b"%06o\0 " % (sum(block[:148]) + 8 * 32 + sum(block[156:]))
+    return b"".join(blocks)
+
+
 def changed(raw: bytes, chance: random.Random) -> bytes:
     """A document like it."""
     if chance.random() < 0.5:
         return mangled(raw, chance)
+    if raw[257:262] == b"ustar":
+        return reordered(raw, chance)
     value = json.loads(raw)
     for _ in range(chance.randrange(1, 3)):
         value = rearranged(value, chance)
@@ -127,6 +196,9 @@ class Document(Folder):
 
     def read_at_most(self, key: str, limit: int) -> bytes:
         return self.raw if key == self.key else super().read_at_most(key, limit)
+
+    def array(self, key: str) -> Any:
+        return np.frombuffer(self.raw, np.uint8) if key == self.key else super().array(key)
 
 
 def readers(folder: Path) -> dict[str, tuple[list[bytes], Reader]]:
@@ -164,7 +236,43 @@ def readers(folder: Path) -> dict[str, tuple[list[bytes], Reader]]:
             raise IntegrityError(str(error)) from None
 
     made["header"] = ([(path / "zarr.json").read_bytes()], header)
-    return made
+    return {**made, **readers_of_sets(path, folder)}
+
+
+def readers_of_sets(path: Path, folder: Path) -> dict[str, tuple[list[bytes], Reader]]:
+    """The same for an exported set, whose shard has the digest that the index tells, and for tars of images."""
+    export_store(path, folder / "set")
+    index = (folder / "set/index.json").read_bytes()
+    exported = open_store(folder / "set")
+    (whole,) = exported.shards
+    place = Document(folder / "set", whole.name)
+
+    def shard(raw: bytes) -> object:
+        place.raw = raw
+        exported.place, exported._maps = place, {}
+        return exported.check_shard(whole._replace(bytes=len(raw), sha256=hashlib.sha256(raw).hexdigest()))
+
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w:", format=tarfile.PAX_FORMAT) as file:
+        for name, data in (
+            ("a/0.jpg", b"\xff\xd8"),
+            ("a/0.cls", b"3"),
+            ("é" * 60 + ".png", b"x"),
+            ("é" * 60 + ".cls", b"1"),
+        ):
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            file.addfile(about, io.BytesIO(data))
+
+    def images(raw: bytes) -> object:
+        (folder / "images.tar").write_bytes(raw)
+        return list(samples_of(folder / "images.tar"))
+
+    return {
+        "index": ([index], lambda raw: parse_index(raw, "it")),
+        "shard": ([(folder / "set" / whole.name).read_bytes()], shard),
+        "images": ([tar.getvalue()], images),
+    }
 
 
 _TIME = "2026-05-04T03:02:01Z"
@@ -181,7 +289,7 @@ def run(*, inputs: int, seed: int, folder: Path) -> dict[str, Any]:
         try:
             read(raw)
             accepted[name] += 1
-        except IntegrityError as error:
+        except (IntegrityError, DataError) as error:
             said = str(error)
             assert said.isprintable(), f"seed {seed}, input {number}, {name}: {said!a}"
         except Exception as error:

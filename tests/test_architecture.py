@@ -85,6 +85,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "safetensors": ("models", "checkpoint"),
     "timm": ("models.timm_nets",),
     "torch.distributed": ("dist",),
+    "urllib3": ("objects.web",),
     "zarr": ("data.zarrays", "store"),
 }
 

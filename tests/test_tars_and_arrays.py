@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import zarr
 
 from ensadv_data.data import Dataset, digest_examples, digest_of, open_dataset
 from ensadv_data.data.decoding import decode_image
+from ensadv_data.data.tars import samples_of
 from ensadv_data.errors import DataError, IntegrityError, QuantityError, UnknownNameError
 from ensadv_data.spec import PreprocessSpec
 from photographs import cut_photographs
@@ -59,7 +61,7 @@ def opened(root: Path, split: str = "train", **more):
 
 def test_tars_are_read_at_random(tars, blobs):
     # a dot in a key would end it: n0.v.jpg has the key n0 and the extension v.jpg
-    with pytest.raises(DataError, match=r"b-1\.tar: deep/n0: expected one image .* got v\.cls, v\.jpg, v\.json"):
+    with pytest.raises(DataError, match=r"b-1\.tar: 'deep/n0': expected one image .* got 'v\.cls, v\.jpg, v\.json'"):
         opened(tars)
     write_tar(tars / "train" / "b-1.tar", [(f"deep/n{i}", blob, str(i % 3)) for i, blob in enumerate(blobs[6:])])
     data = opened(tars)
@@ -127,7 +129,7 @@ def test_members_that_are_no_files_are_refused(tmp_path, kind):
     with tarfile.open(path, "w") as tar:
         add(tar, "a.jpg", b"", type=kind, linkname="/etc/passwd")
         add(tar, "a.cls", b"0")
-    with pytest.raises(DataError, match=r"a\.jpg: expected regular members only"):
+    with pytest.raises(DataError, match=r"'a\.jpg': expected regular members only"):
         opened(tmp_path / "tars")
 
 
@@ -196,3 +198,65 @@ def test_what_is_no_group_of_images_is_refused(tmp_path):
         data.read(np.array([5]))
     with pytest.raises(UnknownNameError, match="zarr:PATH"):
         open_dataset("zarr:", "train")
+
+
+# Tars that are meant to do harm
+
+
+def tar_field(raw: bytes, begin: int, end: int, value: bytes) -> bytes:
+    """A tar whose first header says something else there, under a right checksum."""
+    block = bytearray(raw[:512])
+    block[begin:end] = value.ljust(end - begin, b"\0")
+    block[148:156] = b"%06o\0 " % (sum(block[:148]) + 8 * 32 + sum(block[156:]))
+    return bytes(block) + raw[512:]
+
+
+def small_tar(*names: str) -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w:", format=tarfile.USTAR_FORMAT) as tar:
+        for name in names:
+            about = tarfile.TarInfo(name)
+            about.size = 1
+            tar.addfile(about, io.BytesIO(b"1"))
+    return raw.getvalue()
+
+
+HARMLESS = small_tar("0.jpg", "0.cls")
+EXTENDED = tar_field(tar_field(HARMLESS, 156, 157, b"x"), 124, 136, b"00000000000")[:512]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "raw",
+    [
+        tar_field(HARMLESS, 124, 136, b"\xff" * 10 + b"\xfc\x00"),  # the next member is before this one
+        tar_field(HARMLESS, 124, 136, b"\x80" + b"\x7f" * 11),
+        tar_field(tar_field(HARMLESS, 156, 157, b"x"), 124, 136, b"77777777777"),  # 8 GiB of extended header
+        tar_field(tar_field(HARMLESS, 156, 157, b"L"), 124, 136, b"77777777777"),
+        tar_field(tar_field(HARMLESS, 156, 157, b"x"), 124, 136, b"\xff" * 12),
+        EXTENDED * 20_000 + HARMLESS,
+    ],
+)
+def test_a_tar_that_is_meant_to_do_harm_is_refused(tmp_path, raw):
+    path = tmp_path / "some.tar"
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"expected an uncompressed tar that can be read|without an end"):
+        list(samples_of(path))
+
+
+def test_members_are_not_kept(tmp_path):
+    names = [f"{number:06d}.{end}" for number in range(4_000) for end in ("jpg", "cls")]
+    (tmp_path / "some.tar").write_bytes(small_tar(*names))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in samples_of(tmp_path / "some.tar")) == 4_000
+        assert tracemalloc.get_traced_memory()[1] < 400 * 4_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_in_a_tar_do_nothing_to_a_terminal(tmp_path):
+    (tmp_path / "some.tar").write_bytes(small_tar("\x1b[2J.jpg", "\x1b[2J.txt"))
+    with pytest.raises(DataError) as caught:
+        list(samples_of(tmp_path / "some.tar"))
+    assert str(caught.value).isprintable()

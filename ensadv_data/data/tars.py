@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,15 @@ import numpy.typing as npt
 from ensadv_data.data.listing import Blob, Entries, find_split, index_path, kept_table, name_at, split_folder, stamp_of
 from ensadv_data.data.tables import Table
 from ensadv_data.errors import DataError, IntegrityError
+from ensadv_data.untrusted import quoted
 
-__all__ = ["Tars", "open_tars"]
+__all__ = ["Tars", "open_tars", "samples_of"]
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _LABEL = "cls"
 _MOST_DIGITS = 7
 _END = bytes(1024)  # two empty blocks
+_HEADER = 1 << 20  # bytes that are read of a header, extended ones included
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _table(root: Path, split: str, folder: Path, home: Path | None) -> tuple[Pat
     if table is None:
         entries, highest = Entries.none(), 0
         for number, tar in enumerate(tars):
-            found = list(_samples(tar))
+            found = list(samples_of(tar))
             entries.add(found, shard=number)
             highest = max([highest, *(label for _, label, *_ in found)])
         if not entries.names:
@@ -129,33 +131,62 @@ def _table(root: Path, split: str, folder: Path, home: Path | None) -> tuple[Pat
     return path, table
 
 
-def _samples(path: Path) -> Iterator[tuple[bytes, int, int, int]]:
-    """Name of the image's member, class, offset and size of the image, for each sample of a tar."""
+class _Headers:
+    """A tar's file, of which headers are read and nothing else: an extended one that says it is large is refused."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """So many bytes from here on."""
+        if not 0 <= size <= _HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._file.read(size)
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members but folders, none of them kept."""
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]
+        if member.size < 0:  # the next one would be before it
+            raise tarfile.ReadError(f"a member of {member.size:,} bytes")
+        if not member.isdir():
+            yield member
+
+
+def samples_of(path: Path) -> Iterator[tuple[bytes, int, int, int]]:
+    """Name of the image's member, class, offset and size of the image, for each sample of a tar.
+
+    Raises
+    ------
+    DataError
+        It is no whole uncompressed tar of such samples.
+    """
     seen = set[str]()
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as tar:
             size = os.fstat(file.fileno()).st_size
             if os.pread(file.fileno(), len(_END), max(0, size - len(_END))) != _END:
                 raise DataError(f"{path}: expected a whole tar, got one without an end; copy it again")
-            members = (member for member in tar if not member.isdir())
-            for key, group in groupby(members, key=lambda member: _key(member.name)[0]):
+            for key, group in groupby(_members(tar), key=lambda member: _key(member.name)[0]):
                 sample = {_key(member.name)[1]: _regular(path, member) for member in group}
                 if key in seen:
-                    raise DataError(f"{path}: expected the members of {key!r} beside each other, got them apart")
+                    raise DataError(f"{path}: expected the members of {quoted(key)} beside each other, got them apart")
                 seen.add(key)
                 images = [name for name in _IMAGES if name in sample]
                 if len(images) != 1 or _LABEL not in sample:
                     raise DataError(
-                        f"{path}: {key}: expected one image ({', '.join(_IMAGES)}) and its class ({_LABEL}), got "
-                        f"{', '.join(sorted(sample)) or 'nothing'}"
+                        f"{path}: {quoted(key)}: expected one image ({', '.join(_IMAGES)}) and its class ({_LABEL}), "
+                        f"got {quoted(', '.join(sorted(sample)))}"
                     )
                 image, label = sample[images[0]], sample[_LABEL]
                 text = os.pread(file.fileno(), min(label.size, 64), label.offset_data).strip()
                 if not text.isdigit() or len(text) > _MOST_DIGITS:
-                    raise DataError(f"{path}: {key}.{_LABEL}: expected a class from 0 on, got {text[:20]!r}")
+                    raise DataError(f"{path}: {quoted(key)}.{_LABEL}: expected a class from 0 on, got {text[:20]!r}")
                 yield os.fsencode(image.name), int(text), image.offset_data, image.size
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{path}: expected an uncompressed tar that can be read, got: {error}") from None
+    except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: expected an uncompressed tar that can be read, got: {quoted(error)}") from None
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -167,5 +198,5 @@ def _key(name: str) -> tuple[str, str]:
 
 def _regular(path: Path, member: tarfile.TarInfo) -> tarfile.TarInfo:
     if not member.isreg() or member.issparse():
-        raise DataError(f"{path}: {member.name}: expected regular members only, got a link or something else")
+        raise DataError(f"{path}: {quoted(member.name)}: expected regular members only, got a link or something else")
     return member

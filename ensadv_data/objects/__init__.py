@@ -3,6 +3,7 @@
     STORE                                    a folder of this machine
     s3://BUCKET/PREFIX, gs://…, az://…       an object store; credentials from the environment's usual places
     http://…, https://…                      the same objects behind a web server, for reading
+    hf://datasets/OWNER/NAME[@REVISION]      the same in a data set of the Hugging Face Hub, for reading
 
 A key is a relative path with ``/``. An object is there whole or not at all: a file gets its name when it is on the
 disk, and a put that is cut short leaves nothing.
@@ -14,10 +15,12 @@ from pathlib import Path
 
 from ensadv_data.errors import InputError
 from ensadv_data.objects.base import Folder, Objects
-from ensadv_data.objects.bucket import ASKED, AT_ONCE, SCHEMES, Bucket
+from ensadv_data.objects.bucket import ASKED, Bucket
 from ensadv_data.objects.kept import Kept, Shelf
+from ensadv_data.objects.requesting import AT_ONCE, HUB, SCHEMES, WEB
+from ensadv_data.objects.web import Web
 
-__all__ = ["ASKED", "AT_ONCE", "Bucket", "Folder", "Kept", "Objects", "Shelf", "is_url", "objects_at"]
+__all__ = ["ASKED", "AT_ONCE", "Bucket", "Folder", "Kept", "Objects", "Shelf", "Web", "is_url", "objects_at"]
 
 
 def is_url(reference: Path | str) -> bool:
@@ -35,7 +38,10 @@ def objects_at(reference: Objects | Path | str) -> Objects:
     """
     if isinstance(reference, Objects):
         return reference
-    scheme = Path(str(reference)).parts[:1]
-    if not is_url(reference) and scheme and scheme[0].removesuffix(":") in SCHEMES and scheme[0].endswith(":"):
-        raise InputError(f"expected a folder or {scheme[0]}//…, got {reference}; a URL is text, with two slashes")
-    return Bucket(str(reference)) if is_url(reference) else Folder(Path(reference))
+    first = Path(str(reference)).parts[:1]
+    if not is_url(reference) and first and first[0].removesuffix(":") in SCHEMES and first[0].endswith(":"):
+        raise InputError(f"expected a folder or {first[0]}//…, got {reference}; a URL is text, with two slashes")
+    if not is_url(reference):
+        return Folder(Path(reference))
+    scheme = str(reference).partition("://")[0]
+    return Web(str(reference)) if scheme in (*WEB, HUB) else Bucket(str(reference))

@@ -1,4 +1,4 @@
-"""Objects of an object store, or behind a web server."""
+"""Objects of an object store."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +21,12 @@ from obstore.store import from_url
 
 from ensadv_data.errors import InputError, OutputError
 from ensadv_data.objects.base import Objects, Part, check_size
+from ensadv_data.objects.requesting import at_once, checked_url
 
-__all__ = ["ASKED", "AT_ONCE", "SCHEMES", "Bucket"]
+__all__ = ["ASKED", "Bucket"]
 
-SCHEMES = ("s3", "gs", "az", "http", "https")
 T = TypeVar("T")
 
-AT_ONCE = 16  # requests
 ASKED = 64  # objects whose sizes are asked for one by one; those of more are had from a list, a thousand an answer
 _ATTEMPTS = 5  # at a request whose answer was cut short; the client retries errors of the server by itself
 # The first is of a whole request: a chunk has 32 MiB.
@@ -39,7 +36,7 @@ _RETRY: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
 
 
 class Bucket(Objects):
-    """Objects below a prefix of an object store, or behind a web server.
+    """Objects below a prefix of an object store.
 
     Raises
     ------
@@ -50,20 +47,10 @@ class Bucket(Objects):
     is_local = is_mapped = False
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in SCHEMES or not parts.netloc:
-            raise InputError(
-                f"expected a folder, or a URL {', '.join(f'{scheme}://…' for scheme in SCHEMES)}, got {shown(url)}"
-            )
-        if parts.query or parts.fragment or "@" in parts.netloc:
-            raise InputError(
-                f"expected a URL without user, query and fragment, got {shown(url)}; credentials are taken from the "
-                "environment"
-            )
+        parts = checked_url(url)
         self._url, self.name = url.rstrip("/"), Path(parts.path).name or parts.netloc
-        self._is_web = parts.scheme in ("http", "https")
         options: Any = dict(_OPTIONS)
-        if any(place.startswith("http://") for place in (url, *(os.environ.get(name, "") for name in _ENDPOINTS))):
+        if any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS):
             options["allow_http"] = True  # whoever names such an endpoint means it
         with self._told("open"):
             self._store = from_url(self._url, client_options=options, retry_config=_RETRY)
@@ -85,13 +72,13 @@ class Bucket(Objects):
 
         return self._again("read", key, request)
 
-    def census(self) -> dict[str, int] | None:
-        """Bytes of every object below the prefix; None of a web server, which does not tell."""
-        return None if self._is_web else self.listed()
+    def census(self) -> dict[str, int]:
+        """Bytes of every object below the prefix."""
+        return self.listed()
 
     def read_all(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The bytes of those objects that are there, some requests at once."""
-        return _at_once(self._read_if_there, keys)
+        return at_once(self._read_if_there, keys)
 
     def array(self, key: str) -> npt.NDArray[np.uint8]:
         """An object in memory."""
@@ -105,7 +92,7 @@ class Bucket(Objects):
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Bytes of those objects that are there, some requests at once."""
         keys = list(keys)
-        if len(keys) > ASKED and not self._is_web:
+        if len(keys) > ASKED:
             common = posixpath.commonpath(keys)
             there = self.listed(f"{common}/" if common else "")
             return {key: there[key] for key in keys if key in there}
@@ -116,12 +103,10 @@ class Bucket(Objects):
             except FileNotFoundError:
                 return None
 
-        return _at_once(size, keys)
+        return at_once(size, keys)
 
     def listed(self, prefix: str = "") -> dict[str, int]:
-        """Bytes of everything below a prefix; a web server does not tell."""
-        if self._is_web:
-            return {}
+        """Bytes of everything below a prefix."""
         pages = self._again("list", prefix, lambda: list(obstore.list(self._store, prefix)))
         return dict(sorted((about["path"], int(about["size"])) for page in pages for about in page))
 
@@ -147,8 +132,6 @@ class Bucket(Objects):
 
     def is_free(self) -> bool:
         """Whether no key begins with the prefix."""
-        if self._is_web:
-            raise OutputError(f"expected a place that can be written, got {self}; a web server is for reading")
         return not self._again("list", "", lambda: next(iter(obstore.list(self._store, chunk_size=1)), None))
 
     def _got(self, key: str, *, what: str = "read") -> Any:
@@ -213,18 +196,3 @@ def _waited(request: Callable[[], T]) -> T:
         if error is not None:
             raise error
         return cast(T, found)
-
-
-def _at_once(function: Callable[[str], tuple[str, T] | None], keys: Iterable[str]) -> dict[str, T]:
-    """A request for each key, some at once; those that gave something, by key. A failure does not wait for the rest."""
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
-        return dict(filter(None, pool.map(function, keys)))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def shown(url: str) -> str:
-    """A URL without what may be a secret in it."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

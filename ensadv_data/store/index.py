@@ -8,8 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ensadv_data.errors import IntegrityError
-from ensadv_data.store.layout import Entry, Header
+from ensadv_data.store.layout import Entry, Header, header_from
 from ensadv_data.store.shards import Records, Shard
+from ensadv_data.untrusted import MANIFEST, check_portable, parse_json, quoted
 
 __all__ = ["ExportIndex", "parse_index"]
 
@@ -97,14 +98,17 @@ def parse_index(raw: bytes, where: str) -> tuple[Records, tuple[Shard, ...], Exp
         It is no index of this version, or contradicts itself.
     """
     try:
-        index = ExportIndex.model_validate_json(raw)
+        index = ExportIndex.model_validate(parse_json(raw, what=where, limits=MANIFEST))
+        records, shards = index.layout(), index.shard_list()
+        header_from(records.header.attributes())
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise IntegrityError(f"{where}: {field}: {first['msg'].lower()}; fetch the set again") from None
-    records, shards = index.layout(), index.shard_list()
-    if min(records.header.shape) < 1 or records.header.d > 2**26:
-        raise IntegrityError(f"{where}: expected the shape of an image, found {records.header.shape}")
+        said = quoted(f"{field}: {first['msg'].lower()}", 200)[1:-1]
+        raise IntegrityError(f"{where}: {said}; fetch the set again") from None
+    except ValueError as error:
+        raise IntegrityError(f"{where}: {error}; fetch the set again") from None
+    check_portable(records.header.groups, what=where)
     if (records.count, records.size) != (index.records, index.examples_per_record):
         raise IntegrityError(
             f"{where}: expected {records.count} records of {records.size} examples for {records.header.n} examples, "

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ensadv_data.errors import InputError
+from ensadv_data.errors import ChunkError, InputError
 from ensadv_data.objects import Objects, objects_at
 from ensadv_data.store.chunks import Cache
 from ensadv_data.store.index import parse_index
 from ensadv_data.store.reader import Store, read_store
 from ensadv_data.store.shards import INDEX, ExportedStore
+from ensadv_data.untrusted import MANIFEST
 
 __all__ = ["open_store"]
-
-_INDEX_BYTES = 64 * 2**20
 
 
 def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -> Store:
@@ -39,10 +38,15 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
         return read_store(place, cache=cache)
     except InputError:
         try:
-            raw = place.read_at_most(INDEX, _INDEX_BYTES)
+            raw = place.read_at_most(INDEX, MANIFEST.size)
         except (FileNotFoundError, InputError):
             raw = None
         if raw is None:
             raise
     records, shards, _ = parse_index(raw, f"{place}/{INDEX}")
+    there = place.sizes([shard.name for shard in shards])
+    for shard in shards:  # before room is made for as many rows as they say they have
+        if (size := there.get(shard.name)) != shard.bytes:
+            found = "none" if size is None else f"{size:,}"
+            raise ChunkError(f"{place}/{shard.name}: expected {shard.bytes:,} bytes, found {found}; fetch it again")
     return ExportedStore(place, records, shards, cache or Cache())

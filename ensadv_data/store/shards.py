@@ -20,6 +20,7 @@ what it is; nothing of a tar is parsed.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -32,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensadv_data.codec import row_bytes
-from ensadv_data.errors import ChunkError
+from ensadv_data.errors import ChunkError, IntegrityError
 from ensadv_data.objects import Objects
 from ensadv_data.store.chunks import Cache
 from ensadv_data.store.layout import Entry, Header, row_arrays
@@ -187,6 +188,34 @@ class ExportedStore(Store):
                 member = next(m for m in self.records.members(record) if m.name == f"e{number}.{name}.npy")
                 sizes[name] = sizes.get(name, 0) + times * member.bytes
         return sizes
+
+    def check_shard(self, shard: Shard) -> None:
+        """Look at a whole shard.
+
+        Raises
+        ------
+        IntegrityError
+            It has another digest, or files that the index does not tell of.
+        """
+        where = f"{self.place}/{shard.name}"
+        try:
+            data = self.place.array(shard.name)
+        except FileNotFoundError:
+            raise IntegrityError(f"{where}: the shard is missing; fetch it again") from None
+        if (size := len(data)) != shard.bytes:
+            raise IntegrityError(f"{where}: expected {shard.bytes} bytes, found {size}; fetch it again")
+        if (found := hashlib.sha256(data.data).hexdigest()) != shard.sha256:
+            raise IntegrityError(f"{where}: expected SHA-256 {shard.sha256[:16]}…, found {found[:16]}…; fetch it again")
+        at = 0
+        for record in range(shard.first, shard.last + 1):
+            for member in self.records.members(record):
+                name = f"{self.records.key(record)}.{member.name}"
+                expected = tar_header(name, member.bytes) + member.npy
+                if data[at : at + len(expected)].tobytes() != expected:
+                    raise IntegrityError(f"{where}: expected the file {name} at byte {at}, found another")
+                at += member.room
+        if data[at:].any():
+            raise IntegrityError(f"{where}: expected the end at byte {at}, found more files")
 
     def _chunk(self, key: str, width: int, *, raw: bool = True) -> U8:
         """What is the chunk of a store, uint8 (S, width), from the records that have its rows."""

@@ -292,7 +292,10 @@ def test_what_cannot_be_reached_is_said_without_secrets(server, monkeypatch, cap
     for url, said in (
         ("s3://no-such-bucket/store", "expected a store at s3://no-such-bucket/store, found none"),
         ("s3:/shards/store", r"expected a folder or s3://…, got s3:/shards/store"),
-        ("ftp://host/store", r"expected a folder, or a URL s3://…, gs://…, az://…, http://…, https://…, got ftp"),
+        (
+            "ftp://host/store",
+            r"expected a folder, or a URL s3://…, gs://…, az://…, http://…, https://…, hf://…, got ftp",
+        ),
         ("https://me:hush@host/store", r"without user, query and fragment, got https://host/store"),
         ("https://host/store?token=hush", r"got https://host/store; credentials are taken from the environment"),
     ):

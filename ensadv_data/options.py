@@ -24,6 +24,7 @@ __all__ = [
     "device_option",
     "given",
     "named",
+    "optional_data",
     "read_bytes",
     "seed_option",
     "shared_work",
@@ -36,14 +37,28 @@ PATH = click.Path(path_type=Path)
 
 def data_options(command: F) -> F:
     """Which images: --data and its like, which a command gets as one mapping ``data``, and --limit by itself."""
+    return _with_data(command, default="mnist-mini", help=f"One of: {_PLACES}.")
 
+
+def optional_data(help: str) -> Callable[[F], F]:
+    """The same where images may be left out: ``data`` is empty then."""
+
+    def decorated(command: F) -> F:
+        return _with_data(command, default=None, help=f"{help} One of: {_PLACES}.")
+
+    return decorated
+
+
+_PLACES = ", ".join((*DATASETS, *PLACES))
+
+
+def _with_data(command: F, **about: Any) -> F:
     @wraps(command)
     def called(**options: Any) -> Any:
-        where = {name: options.pop(name) for name in ("data", "data_dir", "preprocess", "on_bad_image")}
-        return command(data=given(where), **options)
+        where = given({name: options.pop(name) for name in ("data", "data_dir", "preprocess", "on_bad_image")})
+        return command(data=where if "data" in where else {}, **options)
 
     with_options: Any = called
-    places = ", ".join((*DATASETS, *PLACES))
     for option in (
         click.option("--on-bad-image", default="fail", show_default=True, help="Of your own images: fail, or skip it."),
         click.option(
@@ -51,7 +66,7 @@ def data_options(command: F) -> F:
         ),
         click.option("--limit", type=int, help="Use the first N images only."),
         click.option("--data-dir", type=str, help="Folder with the data set's files, or of the index of your own."),
-        click.option("--data", default="mnist-mini", show_default=True, help=f"One of: {places}."),
+        click.option("--data", show_default=True, **about),
     ):
         with_options = option(with_options)
     return cast(F, with_options)

@@ -80,9 +80,8 @@ REVIEWED = {
         "STORE": REQUIRED,
         "--out": REQUIRED,
         "--shard-bytes": "1GB",
+        **DATA,
         "--data": None,
-        "--data-dir": None,
-        "--limit": None,
     },
     "import": {"SHARDS": REQUIRED, "--out": REQUIRED},
     "pull": {
@@ -201,9 +200,8 @@ REVIEWED = {
         "--trust": None,
         "--unsigned": False,
         "--name": None,
+        **DATA,
         "--data": None,
-        "--data-dir": None,
-        "--limit": None,
         "--recompute": 0,
         "--model": MANY,
         "--seed": None,
@@ -404,7 +402,8 @@ def test_command_lines_of_the_guide_are_understood():
 @in_repository
 def test_command_lines_of_the_sharing_page_are_understood():
     lines = [line for block in blocks_of("sh", GUIDE.with_name("sharing.md")) for line in block.splitlines()]
-    assert {shlex.split(line)[1] for line in lines} == {"precompute", "keygen", "sign", "verify"}
+    commands = {"precompute", "keygen", "sign", "push", "pull", "verify", "train", "export", "import"}
+    assert {shlex.split(line)[1] for line in lines} == commands
     for line in lines:
         _, command, *words = shlex.split(line)
         cli.commands[command].make_context(command, words)

@@ -8,23 +8,29 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import webdataset
 
 from ensadv_data import exchange
+from ensadv_data.__main__ import main as call
+from ensadv_data.codec import unpack_signs
 from ensadv_data.data import open_data
 from ensadv_data.errors import AlignmentError, IntegrityError, Interrupted, OutputError
 from ensadv_data.exchange import export_store, import_store
 from ensadv_data.manifest import read_manifest
+from ensadv_data.models import build_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import ExportedStore, open_store, shards
 from faults import DATA, spec_in, trained
+from photographs import cut_photographs
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 
+PAGE = Path(__file__).parents[1] / "docs" / "sharing.md"
 KIND = ("fgsm", "r-fgsm", "pgd:steps=1")
 
 
@@ -117,6 +123,26 @@ def test_stock_webdataset_and_numpy_read_it(tmp_path, store, spec):
     assert at == 400
     with tarfile.open(urls[0]) as tar:
         assert all(member.isreg() and member.uid == member.mtime == 0 for member in tar)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
+@pytest.mark.skipif(not PAGE.is_file(), reason="not in the repository")
+def test_the_code_on_the_sharing_page_reads_a_set(tmp_path, store, large):
+    names: dict[str, Any] = {}
+    exec(compile(PAGE.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0], str(PAGE), "exec"), names)  # noqa: S102 - our own page
+    export_store(store, tmp_path / "set")
+    digests, signs = zip(*names["records"](tmp_path / "set"), strict=True)
+    found = open_store(store)
+    assert np.array_equal(np.concatenate(digests), found.example_digests())
+    signed = [entry for entry in found.entries if entry.kind != "delta"]
+    assert len(signed) == len(signs[0]) == 4
+    for entry in signed:
+        whole = np.concatenate([one[entry.source, entry.attack] for one in signs], axis=1)
+        for draw in range(found.header.draws):
+            planes = found.gather(entry, np.full(400, draw), np.arange(400))
+            expected = unpack_signs(planes.direction, planes.nonzero, d=784)
+            assert np.array_equal(whole[draw], expected)
 
 
 def test_an_overlay_has_no_image(tmp_path, store):
@@ -242,3 +268,36 @@ def test_a_flipped_bit_is_found_in_training(tmp_path, store, large):
     source = open_store(out)
     with pytest.raises(IntegrityError, match=r"e0.direction.npy: the checksum does not match"):
         source.gather(source.entries[0], np.zeros(400, np.int64), np.arange(400))
+
+
+def test_a_set_of_photographs_is_verified_and_exported_by_the_words_that_made_it(tmp_path, capsys):
+    folder = cut_photographs(tmp_path / "cut", classes=2, train=3, test=2)
+    model = tmp_path / "d.safetensors"
+    save_model(
+        model,
+        build_model("D", shape=(3, 16, 16), classes=2, seed=1),
+        architecture="D",
+        shape=(3, 16, 16),
+        classes=2,
+        record={},
+    )
+    images = ["--data", f"folder:{folder}", "--data-dir", str(tmp_path / "index"), "--preprocess", "size=16"]
+    store, words = str(tmp_path / "s"), ["--model", f"d={model}", "--attack", "r-fgsm:alpha=0.1", "--split", "test"]
+    for line in (
+        ["precompute", *images, *words, "--out", store, "--workers", "0"],
+        ["verify", store, "--unsigned", *images, "--recompute", "2", "--model", f"d={model}"],
+        ["export", store, "--out", str(tmp_path / "set"), *images],
+        ["import", str(tmp_path / "set"), "--out", str(tmp_path / "back")],
+    ):
+        call(line)
+        told = capsys.readouterr()
+        if line[0] == "verify":
+            assert "all 4 images of folder:cut/test are those of the store" in told.out
+    assert files(tmp_path / "back") == files(Path(store))
+    images[-1] = "size=24"
+    with pytest.raises(SystemExit) as ended:
+        call(["verify", store, "--unsigned", *images])
+    assert ended.value.code == 4
+    said = capsys.readouterr().err
+    assert "expected images of shape (3, 16, 16)" in said
+    assert "found (3, 24, 24)" in said

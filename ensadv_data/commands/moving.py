@@ -10,11 +10,12 @@ from ensadv_data.data import open_data
 from ensadv_data.errors import InputError
 from ensadv_data.exchange import Exchanged, export_store, import_store
 from ensadv_data.objects import is_url
-from ensadv_data.options import PATH, STORE, read_bytes
+from ensadv_data.options import PATH, STORE, optional_data, read_bytes
 from ensadv_data.remote import Moved, Wanted
 from ensadv_data.remote import pull as pull_store
 from ensadv_data.remote import push as push_store
 from ensadv_data.spec import DataSpec, checked
+from ensadv_data.store import open_store
 from ensadv_data.terminal import print_check
 from ensadv_data.trust import default_trust, read_trust
 from ensadv_data.verification import Wanted as Believed
@@ -116,20 +117,15 @@ def _told(what: str, moved: Moved) -> None:
 @click.argument("store", type=STORE)
 @click.option("--out", type=PATH, required=True, help="Folder of the shards.")
 @click.option("--shard-bytes", default="1GB", show_default=True, callback=read_bytes, help="Bytes of a shard at most.")
-@click.option("--data", help="Put the images of this data set beside the directions: a joint set.")
-@click.option("--data-dir", type=str, help="Folder with the data set's files.")
-@click.option("--limit", type=int, help="Of its first N images, as at precompute.")
-def export(
-    store: Path | str, out: Path, shard_bytes: int, data: str | None, data_dir: str | None, limit: int | None
-) -> None:
+@optional_data("Put its images beside the directions: a joint set.")
+def export(store: Path | str, out: Path, shard_bytes: int, data: dict[str, str], limit: int | None) -> None:
     """Write a store as WebDataset shards, which any tar and npy reader reads.
 
     Without --data there is no image in them: an overlay, for images that may not be given away.
     """
     images = None
-    if data is not None:
-        where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="export")
-        images = open_data(where, "train")
+    if data:
+        images = open_data(checked(DataSpec, {**data, "limit": limit}, where="export"), open_store(store).header.split)
     made = export_store(store, out, shard_bytes=shard_bytes, images=images)
     _exchanged("exported", made)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ensadv_data.objects import objects_at
-from ensadv_data.options import PATH, STORE, device_option, named
+from ensadv_data.options import PATH, STORE, device_option, named, optional_data
 from ensadv_data.signature import make_key
 from ensadv_data.spec import DataSpec, checked
 from ensadv_data.terminal import print_check
@@ -76,9 +76,7 @@ def sign(
 @click.option("--trust", type=PATH, help="TOML of trusted public keys; yours is ~/.config/ensadv-data/trust.toml.")
 @click.option("--unsigned", is_flag=True, help="Look at no signature: check the rest only.")
 @click.option("--name", help="Accept no signature but that of the store of this name.")
-@click.option("--data", help="Data set whose images are to be those of the store.")
-@click.option("--data-dir", type=str, help="Folder with the data set's files.")
-@click.option("--limit", type=int, help="Compare the first N images only.")
+@optional_data("Compare its images with those of the store.")
 @click.option(
     "--recompute", type=click.IntRange(min=0), default=0, show_default=True, help="Compute so many images anew."
 )
@@ -91,8 +89,7 @@ def verify(
     trust: Path | None,
     unsigned: bool,
     name: str | None,
-    data: str | None,
-    data_dir: str | None,
+    data: dict[str, str],
     limit: int | None,
     recompute: int,
     models: tuple[str, ...],
@@ -105,11 +102,10 @@ def verify(
         raise click.UsageError("--unsigned looks at no signature; leave it out, or --trust and --name")
     if models and not recompute:
         raise click.UsageError("--model is for --recompute K")
-    where = {"data": data, "data_dir": data_dir, "limit": limit}
     wanted = Wanted(
         trust=None if unsigned else read_trust(trust),
         name=name,
-        data=None if data is None else checked(DataSpec, where, where="verify"),
+        data=checked(DataSpec, {**data, "limit": limit}, where="verify") if data else None,
         recompute=recompute,
         models=named(models),
         seed=secrets.randbits(32) if seed is None else seed,

@@ -46,7 +46,8 @@ def open_store(reference: Objects | Path | str, *, cache: Cache | None = None) -
     records, shards, _ = parse_index(raw, f"{place}/{INDEX}")
     there = place.sizes([shard.name for shard in shards])
     for shard in shards:  # before room is made for as many rows as they say they have
-        if (size := there.get(shard.name)) != shard.bytes:
-            found = "none" if size is None else f"{size:,}"
-            raise ChunkError(f"{place}/{shard.name}: expected {shard.bytes:,} bytes, found {found}; fetch it again")
+        if shard.name not in there:
+            raise ChunkError(f"{place}/{shard.name}: the shard is missing; fetch it again")
+        if (size := there[shard.name]) != shard.bytes:
+            raise ChunkError(f"{place}/{shard.name}: expected {shard.bytes:,} bytes, found {size:,}; fetch it again")
     return ExportedStore(place, records, shards, cache or Cache())

@@ -130,8 +130,14 @@ def _signed(found: Found) -> list[list[str]]:
     return [*_judged(what, rows, most=0), *_judged(f"{what}, same branches", same, most=0)]
 
 
+def _pulled(found: Found) -> list[list[str]]:
+    if "pull" not in found:
+        return []
+    return _judged("plain copy ÷ pull", {"": found["pull"]["plain_over_pull"][0]}, least=0.7)
+
+
 PROMISES: list[Callable[[Found], list[list[str]]]] = [
-    _steps, _applied, _rows, _precomputed, _sized, _grown, _signed,
+    _steps, _applied, _rows, _precomputed, _sized, _grown, _signed, _pulled,
 ]  # fmt: skip
 
 
@@ -346,6 +352,17 @@ def tasks(found: Found) -> str:
     )
 
 
+def pulled(found: Found) -> str:
+    """A store that is fetched."""
+    rates = found["megabytes_a_second"]
+    return (
+        f"{found['bytes'] / 1e9:.1f} GB in {found['objects']} objects, from a web server of this machine. A plain "
+        f"copy, which is obstore in {found['at_once']} threads, SHA-256 and a file for each object, ÷ `pull`: "
+        f"{spread(found['plain_over_pull'])} ({rates['plain copy']:,} and {rates['pull']:,} MB/s). The plain copy "
+        "knows the names beforehand, compares no digest, and leaves it to the system when files are on the disk.\n"
+    )
+
+
 def kept(found: Found) -> str:
     """Freed memory."""
     ratio = spread(found["kept_over_given_back"])
@@ -454,6 +471,7 @@ SECTIONS: list[tuple[str, list[str], Callable[[Found], str]]] = [
     ("Growth", ["growth", "growth-10M"], grown),
     ("Many blocks", ["tasks"], tasks),
     ("Scale on paper", ["schedule"], paper),
+    ("A store that is pulled", ["pull"], pulled),
     ("Freed memory", ["memory"], kept),
     ("On a GPU", ["gpu"], gpu),
 ]

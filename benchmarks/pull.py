@@ -28,8 +28,10 @@ from obstore.store import from_url
 
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord
 from ensadv_data.objects import AT_ONCE
+from ensadv_data.perturbation import entries_of, plan_of
 from ensadv_data.remote import pull
-from ensadv_data.store import Entry, Header, Planes, StoreWriter
+from ensadv_data.spec import PrecomputeSpec
+from ensadv_data.store import Header, Planes, StoreWriter
 from ensadv_data.timing import measure, ratio
 
 SHAPE = (3, 224, 224)
@@ -38,8 +40,10 @@ SHAPE = (3, 224, 224)
 def made(folder: Path, size: int) -> Manifest:
     """A store of about so many bytes; nobody has computed it."""
     width, digest = int(np.prod(SHAPE)) // 8, "0" * 64
-    header = Header("made-up", "train", digest, SHAPE, 10, size // width, 1, ("m/r-fgsm",), {})
-    entry = Entry("m", "r-fgsm", "rsign", None, 0.1, 0, digest, "made-up", "margin")
+    source = SourceRecord(name="m", architecture="made-up", digest=digest)
+    spec = PrecomputeSpec(models={"m": ""}, attacks=("r-fgsm:alpha=0.1",), draws=1, batch_size=64)
+    plan, (entry,) = plan_of(spec, [source]), entries_of(spec, source).values()
+    header = Header("made-up", "train", digest, SHAPE, 10, size // width, 1, (entry.key,), plan)
     writer, chance = StoreWriter(folder, header, (entry,)), np.random.default_rng(1)
     writer.create()
     for block in range(header.blocks):
@@ -50,9 +54,9 @@ def made(folder: Path, size: int) -> Manifest:
     objects, zeros, _ = writer.collect()
     manifest = Manifest(
         data=DataRecord(name=header.data, split=header.split, n=header.n, shape=SHAPE, classes=10, digest=digest),
-        sources=(SourceRecord(name="m", architecture="made-up", digest=digest),),
+        sources=(source,),
         draws=1,
-        plan={},
+        plan=plan,
         zeros=zeros,
         software={},
         objects={key: ObjectRecord(bytes=count, sha256=found) for key, (count, found) in objects.items()},

@@ -37,6 +37,7 @@ LONGER = {  # by hand
     "cold": "cold.py",
     "compiled": "compiled.py --rounds 7",
     "growth-10M": "growth.py --examples 1000000,10000000",
+    "pull": "pull.py --rounds 9",
     "tasks": "tasks.py",
     "schedule": "schedule.py",
     "gpu": "gpu.py",

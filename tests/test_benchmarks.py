@@ -160,3 +160,9 @@ def test_the_reliability_page_has_the_figures_of_the_simulation():
     assert f"| {100 * run['client_busy']:.0f}% of the time |" in page
     assert f"| {run['gigabytes_a_second']:.0f} GB/s |" in page
     assert f"| {run['hours']:.1f} hours |" in page
+
+
+def test_pull_is_measured_beside_a_plain_copy(run):
+    found = run("pull.py", "--bytes", "2000000")
+    assert 1_900_000 < found["bytes"] < 2_200_000
+    assert min(found["plain_over_pull"]) > 0

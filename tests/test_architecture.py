@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "perturbation",
         "inspection",
         "journal",
+        "learner",
         "meter",
         "online",
         "report",
@@ -51,6 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 # Imports inside one layer, each with its reason; anybody may import errors.
 SAME_LAYER = {
+    ("learner", "checkpoint"): "a checkpoint names the tensors of what learns",
     ("batches", "mixing"): "a batch is what the plan of its step describes",
     ("attacks", "codec"): "the random step of R+ is what the codec's counter-based generator draws",
 }

@@ -56,7 +56,7 @@ from ensadv_data.mixing import (
     plan_step,
     static_sources,
 )
-from ensadv_data.models import build_model, save_model, weights_digest
+from ensadv_data.models import build_auxiliary, build_model, save_model, weights_digest
 from ensadv_data.online import Computed, computed_perturbation, static_models
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import TrainSpec
@@ -148,10 +148,11 @@ def train(
             if stop and not last:
                 raise Interrupted(f"{out}: stopped after step {number + 1} of {total}; the same command resumes")
             advance(1)
-    digest = weights_digest(run.model)
+    finished = run.learner.finished()
+    digest = weights_digest(finished)
     if run.writes:
         shape, classes = dataset.shape, dataset.classes
-        save_model(out, run.model, architecture=spec.architecture, shape=shape, classes=classes, record=run.record)
+        save_model(out, finished, architecture=spec.architecture, shape=shape, classes=classes, record=run.record)
         with naming_trouble(run.checkpoint_path):
             run.checkpoint_path.unlink(missing_ok=True)
     wait_for_all()
@@ -185,7 +186,7 @@ class TrainingRun:
         self.checkpoint_path = out.with_suffix(".checkpoint")
         self.place = current_place()
         self.writes = self.place.rank == 0  # what the run makes
-        check_shares(spec.batch_size, self.place, halves=spec.batches == "replace")
+        check_shares(spec.batch_size, self.place, halves=spec.batches == "replace", parts=spec.accumulate)
         online = (Source(ONLINE),) if spec.online else ()
         static = static_sources(spec.shards, dataset, cache=(cache := cache or Cache()))
         check_epsilon(static, spec.epsilon)
@@ -219,7 +220,10 @@ class TrainingRun:
         if module is None:
             module = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)
         self.model = module.to(self.device)
-        self.learner = Learner(spec, self.model, place=self.place)
+        if spec.auxiliary_weight:
+            about: dict[str, Any] = {"shape": dataset.shape, "classes": dataset.classes, "seed": spec.seed}
+            module = build_auxiliary(spec.architecture, self.model, **about)
+        self.learner = Learner(spec, module, place=self.place)
         self.computed: dict[str, Computed] = {}  # by source
         if spec.online:
             self.computed[ONLINE] = Computed(self.model, spec.online, dropout=spec.online_mode == "train")
@@ -244,7 +248,8 @@ class TrainingRun:
         x, y, adversarial = here.x, here.y, batch.adversarial
         clean = len(x) - (adversarial if self.spec.batches == "replace" else 0)
         x_adv = self._adversarial(here, adversarial, epoch=epoch, step=step) if adversarial else x[:0]
-        losses = self.learner.learn((x[:clean], y[:clean]), (x_adv, y[len(y) - adversarial :]), epoch=epoch, step=step)
+        both = (x[:clean], y[:clean]), (x_adv, y[len(y) - adversarial :])
+        losses = self.learner.learn(*both, number=number, epoch=epoch, step=step)
         return self._measured(batch.plan, losses, clean, epoch, step)
 
     def epoch_summary(self, epoch: int, step: int) -> dict[str, Any]:
@@ -298,6 +303,7 @@ class TrainingRun:
             rank=self.place.rank,
             among=source.name if self.schedule.per_example else None,
             amp=self.spec.amp,
+            parts=self.spec.accumulate,
         )
 
     def _measured(self, plan: StepPlan, losses: Tensor, clean: int, epoch: int, step: int) -> dict[str, Any]:

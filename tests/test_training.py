@@ -36,6 +36,14 @@ from test_store import content, make_images, make_store
 pytestmark = pytest.mark.usefixtures("without_fsync")
 
 N, BATCH, STEPS = 40, 8, 5
+PAPER = {
+    "optimizer": "rmsprop",
+    "batches": "replace",
+    "epsilon": "normal:0.1,0.3",
+    "label_smoothing": 0.1,
+    "ema": 0.9,
+    "accumulate": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +152,14 @@ def test_equal_runs_give_equal_files_and_other_seeds_others(tmp_path, data, stor
 
 @pytest.mark.parametrize(
     "choice",
-    [{"random_step": "stored"}, {"online_mode": "eval"}, {"window": 2}, {"source_per": "example"}],
+    [
+        {"random_step": "stored"},
+        {"online_mode": "eval"},
+        {"window": 2},
+        {"source_per": "example"},
+        {"label_smoothing": 0.1},
+        {"ema": 0.5},
+    ],
 )
 def test_each_choice_is_heard(tmp_path, data, store, choice):
     usual = train(ensemble(store), data, tmp_path / "usual.safetensors")
@@ -372,7 +387,7 @@ class Stopping:
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 6, 9])
-@pytest.mark.parametrize("fields", [{"optimizer": "adam"}, {"optimizer": "rmsprop"}, {"source_per": "example"}])
+@pytest.mark.parametrize("fields", [{"optimizer": "adam"}, {"optimizer": "rmsprop"}, {"source_per": "example"}, PAPER])
 def test_an_interrupted_run_is_resumed_to_the_bit(tmp_path, data, store, stop, fields):
     spec = ensemble(store, **fields)
     whole = train(spec, data, tmp_path / "whole.safetensors", log_every=2)

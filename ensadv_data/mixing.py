@@ -206,8 +206,10 @@ def static_sources(paths: Sequence[Path | str], dataset: Dataset, *, cache: Cach
     return tuple(sources)
 
 
-def check_shares(batch_size: int, place: Place, *, halves: bool) -> None:
-    """Refuse a batch of which the ranks cannot have equal shares; with ``halves``, of each half.
+def check_shares(batch_size: int, place: Place, *, halves: bool, parts: int = 1) -> None:
+    """Refuse a batch of which the ranks cannot have equal shares of ``parts`` images or more.
+
+    With ``halves``, of each half of it.
 
     Raises
     ------
@@ -219,6 +221,11 @@ def check_shares(batch_size: int, place: Place, *, halves: bool) -> None:
         raise QuantityError(
             f"batch_size: expected a multiple of {share} for {place.world_size} processes"
             f"{' that replace half of it' if halves else ''}, got {batch_size}"
+        )
+    if batch_size // share < parts:
+        raise QuantityError(
+            f"accumulate: expected at most {batch_size // share} parts of {batch_size} images for {place.world_size} "
+            f"processes{' that replace half of them' if halves else ''}, got {parts}"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,7 @@ def computed_perturbation(
     rank: int = 0,
     among: str | None = None,
     amp: bool = False,
+    parts: int = 1,
 ) -> Tensor:
     """Adversarial images, float32 (N, C, H, W) in [0, 1].
 
@@ -77,6 +79,8 @@ def computed_perturbation(
         The source, where a step has several: then it names the randomness too.
     amp
         bfloat16 autocast.
+    parts
+        The images are divided in so many, one after the other, for the sake of memory.
     """
     device = x_NCHW.device
     noise = noise_of(
@@ -88,17 +92,31 @@ def computed_perturbation(
         device=device,
     )
     shares = source.attack.kind == "sign" and not source.dropout and not amp  # one pass for label and gradient
-    label = None if shares else attack_label(source.module, x_NCHW, source.attack)
+    label = None
+    if not shares:
+        pieces = [attack_label(source.module, x_NCHW[rows], source.attack) for rows in _parts(len(x_NCHW), parts)]
+        label = torch.cat(pieces)
+    radius = None if epsilon is None else torch.from_numpy(epsilon).to(device).view(-1, 1, 1, 1)
     with (
         torch_seeded(device, "online gradient", seed, epoch, step, rank, *([] if among is None else [among])),
         torch.autocast(device.type, torch.bfloat16, enabled=amp),
     ):
-        return perturb(
-            source.module,
-            x_NCHW,
-            label,
-            source.attack,
-            noise=noise,
-            epsilon=None if epsilon is None else torch.from_numpy(epsilon).to(device).view(-1, 1, 1, 1),
-            dropout=source.dropout,
-        )
+        made = [
+            perturb(
+                source.module,
+                x_NCHW[rows],
+                None if label is None else label[rows],
+                source.attack,
+                noise=None if noise is None else noise[rows],
+                epsilon=None if radius is None else radius[rows],
+                dropout=source.dropout,
+            )
+            for rows in _parts(len(x_NCHW), parts)
+        ]
+    return made[0] if len(made) == 1 else torch.cat(made)
+
+
+def _parts(count: int, parts: int) -> list[slice]:
+    """``count`` rows in so many parts, none of them empty."""
+    ends = [count * part // parts for part in range(parts + 1)]
+    return [slice(a, b) for a, b in pairwise(ends) if a < b]

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from ensadv_data.errors import InputError, UnknownNameError
 from ensadv_data.evaluation.diagnosis import check_roles
 from ensadv_data.evaluation.suites import suite_named
-from ensadv_data.models import check_architecture, leaves
+from ensadv_data.models import check_architecture, check_auxiliary, leaves
 from ensadv_data.spec import DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, Spec, TrainSpec, checked, read_toml
 
 __all__ = ["KINDS", "Kind", "Recipe", "Stage", "find_recipe", "packaged_recipe", "read_recipe", "selected"]
@@ -254,6 +254,8 @@ def _stage(
         inputs = _store_stages(train_spec.shards, kinds, where=where)
         try:
             check_architecture(train_spec.architecture)
+            if train_spec.auxiliary_weight:
+                check_auxiliary(train_spec.architecture, where=f"{where}: ")
         except UnknownNameError as error:
             raise UnknownNameError(f"{error.kind} in {where}", error.name, error.known) from None
         inputs += _model_stages(train_spec.static.values(), kinds, where=where)

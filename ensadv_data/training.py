@@ -24,19 +24,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 
 from ensadv_data.ahead import made_ahead
 from ensadv_data.batches import Batch, Batches, Delivered, deliver
-from ensadv_data.checkpoint import (
-    digest_of_finished,
-    load_state,
-    read_checkpoint,
-    record_of,
-    state_of,
-    write_checkpoint,
-)
+from ensadv_data.checkpoint import digest_of_finished, read_checkpoint, record_of, write_checkpoint
 from ensadv_data.data import Dataset
 from ensadv_data.dist import (
     agreed_to_stop,
@@ -50,7 +41,7 @@ from ensadv_data.errors import InputError, Interrupted, OutputError
 from ensadv_data.files import naming_trouble
 from ensadv_data.interrupts import deferred_interrupt
 from ensadv_data.journal import Journal
-from ensadv_data.keys import torch_seeded
+from ensadv_data.learner import Learner, learning_rate
 from ensadv_data.meter import Meter
 from ensadv_data.mixing import (
     ONLINE,
@@ -65,13 +56,13 @@ from ensadv_data.mixing import (
     plan_step,
     static_sources,
 )
-from ensadv_data.models import build_model, save_model, weights_digest
+from ensadv_data.models import build_auxiliary, build_model, save_model, weights_digest
 from ensadv_data.online import Computed, computed_perturbation, static_models
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import TrainSpec
 from ensadv_data.store import Cache
 
-__all__ = ["Trained", "TrainingRun", "learning_rate", "train"]
+__all__ = ["Trained", "TrainingRun", "train"]
 
 
 @dataclass(frozen=True)
@@ -83,11 +74,6 @@ class Trained:
     steps: int
     seconds: float
     was_complete: bool = False
-
-
-def learning_rate(spec: TrainSpec, epoch: int) -> float:
-    """Learning rate of an epoch: constant for Adam; RMSProp's decays by 0.94 every two epochs (Section 4.2)."""
-    return spec.rate * (0.94 ** (epoch // 2) if spec.optimizer == "rmsprop" else 1.0)
 
 
 def train(
@@ -162,10 +148,11 @@ def train(
             if stop and not last:
                 raise Interrupted(f"{out}: stopped after step {number + 1} of {total}; the same command resumes")
             advance(1)
-    digest = weights_digest(run.model)
+    finished = run.learner.finished()
+    digest = weights_digest(finished)
     if run.writes:
         shape, classes = dataset.shape, dataset.classes
-        save_model(out, run.model, architecture=spec.architecture, shape=shape, classes=classes, record=run.record)
+        save_model(out, finished, architecture=spec.architecture, shape=shape, classes=classes, record=run.record)
         with naming_trouble(run.checkpoint_path):
             run.checkpoint_path.unlink(missing_ok=True)
     wait_for_all()
@@ -173,7 +160,7 @@ def train(
 
 
 class TrainingRun:
-    """The state that a checkpoint holds: model, optimizer, meters.
+    """The state that a checkpoint holds: the learner and the meters.
 
     Parameters
     ----------
@@ -199,7 +186,7 @@ class TrainingRun:
         self.checkpoint_path = out.with_suffix(".checkpoint")
         self.place = current_place()
         self.writes = self.place.rank == 0  # what the run makes
-        check_shares(spec.batch_size, self.place, halves=spec.batches == "replace")
+        check_shares(spec.batch_size, self.place, halves=spec.batches == "replace", parts=spec.accumulate)
         online = (Source(ONLINE),) if spec.online else ()
         static = static_sources(spec.shards, dataset, cache=(cache := cache or Cache()))
         check_epsilon(static, spec.epsilon)
@@ -233,7 +220,10 @@ class TrainingRun:
         if module is None:
             module = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)
         self.model = module.to(self.device)
-        self.trained = self.model if self.place.world_size == 1 else DistributedDataParallel(self.model)
+        if spec.auxiliary_weight:
+            about: dict[str, Any] = {"shape": dataset.shape, "classes": dataset.classes, "seed": spec.seed}
+            module = build_auxiliary(spec.architecture, self.model, **about)
+        self.learner = Learner(spec, module, place=self.place)
         self.computed: dict[str, Computed] = {}  # by source
         if spec.online:
             self.computed[ONLINE] = Computed(self.model, spec.online, dropout=spec.online_mode == "train")
@@ -241,11 +231,6 @@ class TrainingRun:
             self.computed[source.name] = Computed(
                 model.module, spec.static_perturbation, dropout=spec.static_mode == "train"
             )
-        self.optimizer: torch.optim.Optimizer = (
-            torch.optim.Adam(self.model.parameters(), lr=spec.rate)
-            if spec.optimizer == "adam"
-            else torch.optim.RMSprop(self.model.parameters(), lr=spec.rate, alpha=0.9, eps=1.0, momentum=0.9)
-        )
         names = [source.name for source in self.schedule.sources]
         self.meter = Meter(names, device=self.device, per_example=self.schedule.per_example)
         self.record = record_of(spec, dataset, models)
@@ -262,24 +247,10 @@ class TrainingRun:
         here = deliver(batch, self.device)
         x, y, adversarial = here.x, here.y, batch.adversarial
         clean = len(x) - (adversarial if self.spec.batches == "replace" else 0)
-        inputs, targets = x[:clean], y[:clean]
-        if adversarial:
-            x_adv = self._adversarial(here, adversarial, epoch=epoch, step=step)
-            inputs, targets = torch.cat([inputs, x_adv]), torch.cat([targets, y[len(y) - adversarial :]])
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.spec, epoch)
-        self.model.train()
-        with (
-            torch_seeded(self.device, "training step", self.spec.seed, epoch, step, self.place.rank),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.amp),
-        ):
-            losses = cross_entropy(self.trained(inputs).float(), targets, reduction="none")
-        weight = self.spec.weight
-        loss = (losses[:clean].sum() + weight * losses[clean:].sum()) / (clean + weight * adversarial)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return self._measured(batch.plan, losses.detach(), clean, epoch, step)
+        x_adv = self._adversarial(here, adversarial, epoch=epoch, step=step) if adversarial else x[:0]
+        both = (x[:clean], y[:clean]), (x_adv, y[len(y) - adversarial :])
+        losses = self.learner.learn(*both, number=number, epoch=epoch, step=step)
+        return self._measured(batch.plan, losses, clean, epoch, step)
 
     def epoch_summary(self, epoch: int, step: int) -> dict[str, Any]:
         """Share and mean losses of each source over the epoch; the meter starts again."""
@@ -294,7 +265,7 @@ class TrainingRun:
         """Write everything that step ``number`` needs."""
         sums = self.meter.merged()
         if self.writes:
-            tensors = state_of(self.model, self.optimizer) | {"meter": sums}
+            tensors = self.learner.state() | {"meter": sums}
             write_checkpoint(self.checkpoint_path, tensors, number=number, record=self.record)
 
     def resume(self) -> int:
@@ -303,7 +274,7 @@ class TrainingRun:
         number, tensors = found or (0, {})
         check_same(number, what=f"the step to go on from in {self.checkpoint_path}", device=self.device)
         if tensors:
-            load_state(self.model, self.optimizer, tensors)
+            self.learner.load(tensors)
             self.meter.load(tensors["meter"])
         return number
 
@@ -332,6 +303,7 @@ class TrainingRun:
             rank=self.place.rank,
             among=source.name if self.schedule.per_example else None,
             amp=self.spec.amp,
+            parts=self.spec.accumulate,
         )
 
     def _measured(self, plan: StepPlan, losses: Tensor, clean: int, epoch: int, step: int) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def main() -> None:
         found = {
             "agreed": agreed(place.rank, place.world_size),
             "pair": trained(folder),
-            "replace": trained(folder, batches="replace", optimizer="rmsprop", source_per="example"),
+            "replace": trained(folder, batches="replace", optimizer="rmsprop", source_per="example", accumulate=2),
         }
         (folder / f"{place.world_size}-{place.rank}.json").write_text(json.dumps(found), encoding="utf-8")
 

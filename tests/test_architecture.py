@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attacks", "cluster", "codec", "compression", "device_codec", "gather", "objects", "signature", "statement"),
     ("store", "data", "models", "manifest", "trust"),
     (
+        "average",
         "mixing",
         "batches",
         "calibration",
@@ -35,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "perturbation",
         "inspection",
         "journal",
+        "learner",
         "meter",
         "online",
         "report",
@@ -51,6 +53,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 # Imports inside one layer, each with its reason; anybody may import errors.
 SAME_LAYER = {
+    ("learner", "average"): "the average follows each step",
+    ("learner", "checkpoint"): "a checkpoint names the tensors of what learns",
     ("batches", "mixing"): "a batch is what the plan of its step describes",
     ("attacks", "codec"): "the random step of R+ is what the codec's counter-based generator draws",
 }

@@ -22,19 +22,28 @@ from ensadv_data.batches import Batches
 from ensadv_data.data import ArrayDataset, Dataset, open_dataset
 from ensadv_data.errors import AlignmentError, InputError, Interrupted, ModelError, OutputError, QuantityError
 from ensadv_data.keys import derive_key, torch_seeded
+from ensadv_data.learner import learning_rate
 from ensadv_data.manifest import read_manifest
 from ensadv_data.meter import Meter
 from ensadv_data.mixing import Schedule, epoch_order, plan_step, static_sources
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import AttackSpec, DataSpec, PrecomputeSpec, TrainSpec
-from ensadv_data.training import Trained, TrainingRun, learning_rate, train
+from ensadv_data.training import Trained, TrainingRun, train
 from laws import is_bit_equal
 from test_store import content, make_images, make_store
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 
 N, BATCH, STEPS = 40, 8, 5
+PAPER = {
+    "optimizer": "rmsprop",
+    "batches": "replace",
+    "epsilon": "normal:0.1,0.3",
+    "label_smoothing": 0.1,
+    "ema": 0.9,
+    "accumulate": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +152,14 @@ def test_equal_runs_give_equal_files_and_other_seeds_others(tmp_path, data, stor
 
 @pytest.mark.parametrize(
     "choice",
-    [{"random_step": "stored"}, {"online_mode": "eval"}, {"window": 2}, {"source_per": "example"}],
+    [
+        {"random_step": "stored"},
+        {"online_mode": "eval"},
+        {"window": 2},
+        {"source_per": "example"},
+        {"label_smoothing": 0.1},
+        {"ema": 0.5},
+    ],
 )
 def test_each_choice_is_heard(tmp_path, data, store, choice):
     usual = train(ensemble(store), data, tmp_path / "usual.safetensors")
@@ -371,7 +387,7 @@ class Stopping:
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 6, 9])
-@pytest.mark.parametrize("fields", [{"optimizer": "adam"}, {"optimizer": "rmsprop"}, {"source_per": "example"}])
+@pytest.mark.parametrize("fields", [{"optimizer": "adam"}, {"optimizer": "rmsprop"}, {"source_per": "example"}, PAPER])
 def test_an_interrupted_run_is_resumed_to_the_bit(tmp_path, data, store, stop, fields):
     spec = ensemble(store, **fields)
     whole = train(spec, data, tmp_path / "whole.safetensors", log_every=2)

@@ -74,6 +74,12 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
 @click.option(
     "--online-mode", default="train", show_default=True, help="train: dropout active in the gradient; or eval."
 )
+@click.option(
+    "--label-smoothing", type=float, default=0.0, show_default=True, help="Share of the target for all classes."
+)
+@click.option("--auxiliary-weight", type=float, default=0.0, show_default=True, help="Of Inception's auxiliary logits.")
+@click.option("--ema", type=float, help="Decay of a moving average of the weights, to be written in their place.")
+@click.option("--accumulate", type=int, default=1, show_default=True, help="Parts of a batch, one after the other.")
 @click.option("--amp", is_flag=True, help="bfloat16 autocast.")
 @click.option("--threads", type=int, help="Threads of the computation; PyTorch's choice unless given.")
 @click.option(

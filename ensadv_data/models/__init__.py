@@ -14,6 +14,7 @@ Every model maps float images in [0, 1], (N, C, H, W), to logits (N, K) and norm
 from __future__ import annotations
 
 from ensadv_data.models.architectures import ARCHITECTURES, build_model, check_architecture
+from ensadv_data.models.auxiliary import build_auxiliary, check_auxiliary
 from ensadv_data.models.check import check_model, check_models
 from ensadv_data.models.composite import leaves, with_leaves
 from ensadv_data.models.reference import Model, load_model, load_models, outside_file, with_absolute_file
@@ -22,8 +23,10 @@ from ensadv_data.models.weights import model_bytes, read_metadata, save_model, w
 __all__ = [
     "ARCHITECTURES",
     "Model",
+    "build_auxiliary",
     "build_model",
     "check_architecture",
+    "check_auxiliary",
     "check_model",
     "check_models",
     "leaves",

@@ -53,7 +53,10 @@ class TrainSpec(Spec):
     Sources are stores (``shards``), or static models whose perturbations are computed at each step (``static``).
     """
 
-    SILENT: ClassVar = frozenset({"draws", "source_per", "static", "static_attack", "static_mode"})
+    SILENT: ClassVar = frozenset(
+        {"draws", "source_per", "static", "static_attack", "static_mode"}
+        | {"label_smoothing", "auxiliary_weight", "ema", "accumulate"}
+    )
 
     architecture: str
     epochs: int = Field(default=6, ge=1)
@@ -73,6 +76,10 @@ class TrainSpec(Spec):
     adversarial_weight: float | None = Field(default=None, ge=0)
     random_step: Literal["fresh", "stored"] = "fresh"
     online_mode: Literal["train", "eval"] = "train"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    auxiliary_weight: float = Field(default=0.0, ge=0)  # of an Inception network's auxiliary logits; 0: it has none
+    ema: float | None = Field(default=None, gt=0, lt=1)  # decay of the moving average of the weights, which is written
+    accumulate: int = Field(default=1, ge=1)  # parts of a batch, whose gradients are added up
     amp: bool = False
     threads: int | None = Field(default=None, ge=1)
     window: int = Field(default=0, ge=0)

@@ -157,6 +157,7 @@ def test_a_zarr_group_is_a_data_set(tmp_path):
     assert data.example_digests().tolist() == digest_examples(pixels).tolist()
     limited = open_dataset(f"zarr:{root}", "train", data_dir=tmp_path / "index", limit=3)
     assert (len(limited), limited.digest, len(limited.example_digests())) == (3, data.digest, 3)
+    assert limited.labels().tolist() == data.labels()[:3].tolist() == [1, 2, 3]
     with pytest.raises(QuantityError):
         limited.read(np.array([3]))
 

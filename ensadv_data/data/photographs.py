@@ -145,6 +145,10 @@ class Photographs:
             pass
         return images, self.listing.labels[rows].astype(np.int64)
 
+    def labels(self) -> npt.NDArray[np.int64]:
+        """True label of every example offered, int64 (N,); decodes nothing that was checked before."""
+        return self.listing.labels[self._rows(np.arange(len(self)))].astype(np.int64)
+
     def example_digests(self) -> npt.NDArray[np.uint64]:
         """Digest of every example offered, uint64 (N,), read-only; raises as :attr:`digest` does."""
         return self._whole_digests[: len(self)]

@@ -25,6 +25,7 @@ from ensadv_data.data.decoding import BadImage, decode_image, decoder_record
 from ensadv_data.data.listing import Listing, index_path
 from ensadv_data.data.tables import Table
 from ensadv_data.errors import DataError, IntegrityError
+from ensadv_data.objects import is_url
 from ensadv_data.spec import PreprocessSpec
 
 __all__ = ["Photographs", "mapped"]
@@ -168,7 +169,8 @@ class Photographs:
     @cached_property
     def _path(self) -> Path:
         """Where the digests are kept: of files at this place, under this preprocessing by this decoder."""
-        how = [self.name, str(Path(self.where).resolve()), json.loads(self.how.model_dump_json()), decoder_record()]
+        place = self.where if is_url(self.where) else str(Path(self.where).resolve())
+        how = [self.name, place, json.loads(self.how.model_dump_json()), decoder_record()]
         what = f"{self.name.partition(':')[2]}-{self.split}"
         return index_path(self.home, what, how).with_suffix(".checked")
 

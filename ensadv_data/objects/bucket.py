@@ -61,7 +61,7 @@ class Bucket(Objects):
                 "environment"
             )
         self._url, self.name = url.rstrip("/"), Path(parts.path).name or parts.netloc
-        self._is_web = parts.scheme in ("http", "https")
+        self.is_web = parts.scheme in ("http", "https")
         options: Any = dict(_OPTIONS)
         if any(place.startswith("http://") for place in (url, *(os.environ.get(name, "") for name in _ENDPOINTS))):
             options["allow_http"] = True  # whoever names such an endpoint means it
@@ -87,7 +87,7 @@ class Bucket(Objects):
 
     def census(self) -> dict[str, int] | None:
         """Bytes of every object below the prefix; None of a web server, which does not tell."""
-        return None if self._is_web else self.listed()
+        return None if self.is_web else self.listed()
 
     def read_all(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The bytes of those objects that are there, some requests at once."""
@@ -105,7 +105,7 @@ class Bucket(Objects):
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Bytes of those objects that are there, some requests at once."""
         keys = list(keys)
-        if len(keys) > ASKED and not self._is_web:
+        if len(keys) > ASKED and not self.is_web:
             common = posixpath.commonpath(keys)
             there = self.listed(f"{common}/" if common else "")
             return {key: there[key] for key in keys if key in there}
@@ -118,9 +118,21 @@ class Bucket(Objects):
 
         return _at_once(size, keys)
 
+    def states(self, keys: Iterable[str]) -> dict[str, tuple[int, str]]:
+        """Bytes of those objects that are there, and what is another text when an object is another one."""
+
+        def state(key: str) -> tuple[str, tuple[int, str]] | None:
+            try:
+                about = self._again("read", key, lambda: obstore.head(self._store, key))
+            except FileNotFoundError:
+                return None
+            return key, (int(about["size"]), str(about["e_tag"] or about["last_modified"]))
+
+        return _at_once(state, keys)
+
     def listed(self, prefix: str = "") -> dict[str, int]:
         """Bytes of everything below a prefix; a web server does not tell."""
-        if self._is_web:
+        if self.is_web:
             return {}
         pages = self._again("list", prefix, lambda: list(obstore.list(self._store, prefix)))
         return dict(sorted((about["path"], int(about["size"])) for page in pages for about in page))
@@ -147,7 +159,7 @@ class Bucket(Objects):
 
     def is_free(self) -> bool:
         """Whether no key begins with the prefix."""
-        if self._is_web:
+        if self.is_web:
             raise OutputError(f"expected a place that can be written, got {self}; a web server is for reading")
         return not self._again("list", "", lambda: next(iter(obstore.list(self._store, chunk_size=1)), None))
 

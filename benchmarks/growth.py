@@ -55,6 +55,10 @@ class MadeUp:
         bits = random_bits(1, np.zeros_like(indices), indices, d=8 * PIXELS)
         return bits.reshape(-1, *self.shape), indices % self.classes
 
+    def preparation(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
     @cached_property
     def digest(self) -> str:
         """Digest of them all, a part at a time."""
@@ -100,7 +104,7 @@ def precomputed(n: int, folder: Path) -> dict[str, float]:
     os.environ["ENSADV_QUIET"] = "1"
     torch.set_num_threads(1)
     keep_freed_memory()
-    ensadv_data.blocks.open_data = lambda spec, split: MadeUp(spec.limit)  # type: ignore[assignment, return-value]
+    ensadv_data.blocks.open_data = lambda spec, split, **_: MadeUp(spec.limit)  # type: ignore[assignment, return-value]
     spec = PrecomputeSpec(models={"m": "python:growth:linear"}, attacks=("r-fgsm:alpha=0.1",), draws=1, batch_size=512)
     where = DataSpec(data="made-up", limit=n)
     small = DataSpec(data="made-up", limit=WARM)

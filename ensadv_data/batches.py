@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +14,25 @@ from torch import Tensor
 from ensadv_data.codec import random_bits
 from ensadv_data.data import Dataset, digest_examples
 from ensadv_data.device_codec import apply_deltas, apply_signs, pixels, ship
+from ensadv_data.dist import Place
 from ensadv_data.keys import derive_key
-from ensadv_data.mixing import Part, Schedule, StepPlan
+from ensadv_data.mixing import Part, Schedule, StepPlan, plan_step
 from ensadv_data.store import Entry, Move, Store, packed_moves, perturb_images
 
-__all__ = ["Batch", "Batches", "Delivered", "deliver"]
+__all__ = ["Batch", "Batches", "Delivered", "Loaded", "deliver"]
 
 _FRESH_STREAM = 1  # of the random step drawn while training; 0 is the stored one
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
+
+
+class Loaded(NamedTuple):
+    """The images of a step as they were read, and nothing else."""
+
+    plan: StepPlan
+    images: npt.NDArray[np.uint8]  # (B, C, H, W)
+    labels: I64  # (B,)
 
 
 @dataclass(frozen=True)
@@ -92,26 +101,54 @@ class Batches:
         Whether perturbed images take the place of half of the clean ones, or stand beside all of them.
     packed
         Whether perturbations stay packed, to be applied on another device.
+    place
+        Whose share of each step.
     """
 
     def __init__(
-        self, dataset: Dataset, schedule: Schedule, *, fresh: bool = True, replace: bool = False, packed: bool = False
+        self,
+        dataset: Dataset,
+        schedule: Schedule,
+        *,
+        fresh: bool = True,
+        replace: bool = False,
+        packed: bool = False,
+        place: Place = Place(),
     ) -> None:
-        self.dataset, self.schedule = dataset, schedule
+        self.dataset, self.schedule, self.place = dataset, schedule, place
         self.fresh, self.replace, self.packed = fresh, replace, packed
         stores = {id(store): store for source in schedule.sources for store, _ in source.entries}
         self._stores = list(stores.values())
         self._proved = np.zeros(len(dataset), bool)
 
-    def make(self, plan: StepPlan, *, epoch: int) -> Batch:
-        """Read the images of a step and perturb those whose source is static.
+    def load(self, number: int) -> Loaded:
+        """The images of step ``number``, counted over all epochs; may be called by several threads at once."""
+        epoch, step = divmod(number, self.schedule.steps)
+        plan = plan_step(self.schedule, epoch=epoch, step=step, place=self.place)
+        return Loaded(plan, *self.dataset.read(plan.indices))
+
+    def prepare(self, number: int, loaded: Loaded | None = None) -> Batch:
+        """What step ``number`` needs and no model makes; may be called in a thread, by one at a time.
+
+        Parameters
+        ----------
+        loaded
+            What :meth:`load` gave for the step, if it was called before.
 
         Raises
         ------
         AlignmentError, ChunkError
             As :meth:`read` and :meth:`perturb`.
         """
-        images, labels = self.read(plan)
+        plan, images, labels = loaded or self.load(number)
+        self._prove(images, plan.indices)
+        return self._perturbed(plan, images, labels, epoch=number // self.schedule.steps)
+
+    def make(self, plan: StepPlan, *, epoch: int) -> Batch:
+        """Read the images of a step and perturb those whose source is static; raises as :meth:`prepare` does."""
+        return self._perturbed(plan, *self.read(plan), epoch=epoch)
+
+    def _perturbed(self, plan: StepPlan, images: npt.NDArray[np.uint8], labels: I64, *, epoch: int) -> Batch:
         adversarial = len(images) // (2 if self.replace else 1) if plan.attacks else 0
         parts = plan.parts(len(images) - adversarial) if adversarial else []
         static: list[tuple[Part, F32 | Sequence[Move] | None]] = []
@@ -167,7 +204,7 @@ class Batches:
         unseen = ~self._proved[indices]
         if not unseen.any():
             return
-        new, found = indices[unseen], digest_examples(images[unseen])
+        new, found = indices[unseen], digest_examples(images if unseen.all() else images[unseen])
         for store in self._stores:
             store.prove(found, new)
         self._proved[new] = True

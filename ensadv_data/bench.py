@@ -19,7 +19,7 @@ from torch import nn
 
 from ensadv_data.attacks.loss import margin
 from ensadv_data.codec import apply_signs, full_mask, pack_signs, row_bytes
-from ensadv_data.data import Dataset, digest_examples
+from ensadv_data.data import Dataset
 from ensadv_data.dist import check_device, intra_op_threads
 from ensadv_data.gather import gather_rows
 from ensadv_data.keys import numpy_generator
@@ -84,7 +84,7 @@ def random_store(dataset: Dataset, folder: Path, *, sources: Sequence[str] = ("s
         for key in keys:
             bits = generator.integers(0, 256, (draws, len(indices), row_bytes(header.d)), dtype=np.uint8)
             planes[key] = Planes(direction=bits & full_mask(header.d), label=np.zeros(len(indices), np.int32))
-        writer.write_block(block, planes, digest_examples(dataset.read(indices)[0]))
+        writer.write_block(block, planes, dataset.example_digests()[indices])
     record = DataRecord(name=dataset.name, digest=dataset.digest, **about)
     zeros = writer.collect().zeros  # nobody verifies its objects
     manifest = Manifest(data=record, sources=(), draws=draws, plan={}, zeros=dict(zeros), software={}, objects={})

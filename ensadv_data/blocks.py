@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ensadv_data.ahead import made_ahead
 from ensadv_data.data import Dataset, digest_examples, open_data
 from ensadv_data.dist import intra_op_threads
 from ensadv_data.errors import IntegrityError, ModelError
@@ -26,9 +28,18 @@ from ensadv_data.perturbation import BlockRows
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import Entry, Header, Planes, StoreWriter
 
-__all__ = ["PART", "Block", "Job", "compute_block", "dataset_of", "make_block", "model_of", "plan_blocks"]
+__all__ = [
+    "Block",
+    "Job",
+    "compute_block",
+    "dataset_of",
+    "make_block",
+    "model_of",
+    "part_size",
+    "plan_blocks",
+]
 
-PART = 4096  # images of a block that are in memory at once, about
+_MOST_IMAGES, _MOST_BYTES = 4096, 2**25  # of a part
 _COMPUTING = threading.Lock()  # a worker with several threads still computes one block at a time
 
 
@@ -64,6 +75,11 @@ def plan_blocks(header: Header, done: set[int] | frozenset[int] = frozenset()) -
         for index in range(header.blocks)
         if index not in done
     ]
+
+
+def part_size(batch_size: int, d: int) -> int:
+    """How many images of ``d`` bytes are read at once: whole batches, one at least. Another part is read meanwhile."""
+    return max(1, min(_MOST_IMAGES, _MOST_BYTES // d) // batch_size) * batch_size
 
 
 def compute_block(job: Job, block: Block) -> dict[str, Any]:
@@ -118,12 +134,21 @@ def _perturbed(job: Job, block: Block) -> tuple[dict[str, Planes], npt.NDArray[n
     """The planes of a block by entry's key, and the digests of its images."""
     threads = 1 if job.spec.device == "cpu" else None  # there is a worker for each core
     data, spec, rows = dataset_of(job.data, job.spec.split, threads), job.spec, dict[str, BlockRows]()
-    n, part = block.last + 1 - block.first, max(1, PART // int(spec.batch_size)) * int(spec.batch_size)
+    n, part = block.last + 1 - block.first, part_size(int(spec.batch_size), job.header.d)
     digests = []
+
+    def read(at: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        return data.read(np.arange(block.first + at, block.first + min(at + part, n)))
+
+    starts = range(0, n, part)
     bfloat16 = torch.autocast(torch.device(spec.device).type, torch.bfloat16, spec.precision == "bfloat16")
-    with _COMPUTING, intra_op_threads(1 if spec.device == "cpu" else None), bfloat16:
-        for at in range(0, n, part):  # the images of a part are read once, for all sources
-            images, labels = data.read(np.arange(block.first + at, block.first + min(at + part, n)))
+    with (
+        _COMPUTING,
+        intra_op_threads(1 if spec.device == "cpu" else None),
+        bfloat16,
+        closing(made_ahead(read, starts, depth=1)) as parts,
+    ):
+        for at, (images, labels) in zip(starts, parts, strict=True):  # a part is read once, for all sources
             digests.append(digest_examples(images))
             for name in spec.models:
                 try:

@@ -45,7 +45,7 @@ def ship(arrays: Sequence[npt.NDArray[Any]], device: torch.device) -> list[Tenso
 def pixels(x: Tensor) -> Tensor:
     """uint8 → float32 in [0, 1], divided as a CPU divides."""
     # by a tensor of the device: by a number, a GPU multiplies with the rounded inverse
-    return x.float().div(torch.full((), 255.0, device=x.device))
+    return x.float().div_(torch.full((), 255.0, device=x.device))
 
 
 def unpack_signs(direction_NB: Tensor, nonzero_NB: Tensor | None = None, *, d: int) -> Tensor:

@@ -163,7 +163,7 @@ class BlockRows:
         for start in range(0, len(images_NCHW), size):
             stop = min(start + size, len(images_NCHW))
             place = slice(at + start, at + stop)
-            x = torch.from_numpy(images_NCHW[start:stop]).to(spec.device).float() / 255
+            x = device_codec.pixels(torch.from_numpy(images_NCHW[start:stop]).to(spec.device))
             y_true, examples = torch.from_numpy(y_true_N[start:stop]), np.arange(place.start, place.stop) + self._first
             label, made = _labelled(model, x, y_true.to(x.device), spec, examples=examples)
             for attack in spec.attacks:

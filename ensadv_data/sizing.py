@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ensadv_data.blocks import PART
+from ensadv_data.blocks import part_size
 from ensadv_data.compression import zstd_encode
 from ensadv_data.manifest import ObjectRecord
 from ensadv_data.models import Model
@@ -219,15 +219,15 @@ def store_reading(header: Header, entries: Sequence[Entry]) -> Reading:
 
 
 def worker_bytes(header: Header, entries: Sequence[Entry], *, batch_size: int) -> int:
-    """Bytes that a worker holds of a block at most: its planes, a part of its images, and a chunk on its way."""
+    """Bytes that a worker holds of a block at most: its planes, two parts of its images, and a chunk on its way."""
     planes, largest = 0, 0
     for entry in entries:
         for name in row_arrays(entry.kind, masked=bool(_maskable(header, [entry]))):
             planes += header.draws * chunk_rows(name, header)
             largest = max(largest, chunk_rows(name, header))
-    part = min(header.block, max(1, PART // batch_size) * batch_size)
+    images = min(header.block, 2 * part_size(batch_size, header.d))
     labels = len(entries) * chunk_rows("label", header) + chunk_rows("example_digest", header)
-    return planes + labels + part * header.d + largest
+    return planes + labels + images * header.d + largest
 
 
 def client_bytes(header: Header, entries: Sequence[Entry], models: list[Model]) -> int:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ensadv_data.ahead import made_ahead
+from ensadv_data.ahead import made_from_read
 from ensadv_data.batches import Batch, Batches, Delivered, deliver
 from ensadv_data.checkpoint import digest_of_finished, read_checkpoint, record_of, write_checkpoint
 from ensadv_data.data import Dataset
@@ -53,7 +53,6 @@ from ensadv_data.mixing import (
     check_epsilon,
     check_room,
     check_shares,
-    plan_step,
     static_sources,
 )
 from ensadv_data.models import build_auxiliary, build_model, save_model, weights_digest
@@ -97,7 +96,7 @@ def train(
     checkpoint_every, log_every
         Steps between checkpoints, and between lines of the log.
     prefetch
-        Steps whose images and stored perturbations are read ahead, in a thread; 0: none. The model does not depend
+        Steps whose images and stored perturbations are read ahead, in threads; 0: none. The model does not depend
         on it.
     cache
         Where chunks of all stores are held, and copies of far ones kept; one of 1 GiB, and no copies, unless given.
@@ -131,7 +130,9 @@ def train(
         bar = progress_bar(f"train {out.stem}", total=total, done=start, unit="images", per=spec.batch_size)
         advance = stack.enter_context(bar)
         numbers = range(start, total)
-        batches = stack.enter_context(closing(made_ahead(run.prepare, numbers, depth=prefetch)))
+        batches = stack.enter_context(
+            closing(made_from_read(run.batches.load, run.batches.prepare, numbers, depth=prefetch))
+        )
         for number, batch in zip(numbers, batches, strict=True):
             epoch, step = divmod(number, run.schedule.steps)
             line = run.step(number, batch)
@@ -216,6 +217,7 @@ class TrainingRun:
             fresh=spec.random_step == "fresh",
             replace=spec.batches == "replace",
             packed=self.device.type != "cpu",
+            place=self.place,
         )
         if module is None:
             module = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)
@@ -237,9 +239,8 @@ class TrainingRun:
         self.clock = time.perf_counter()
 
     def prepare(self, number: int) -> Batch:
-        """What step ``number``, counted over all epochs, needs and no model makes; it may be made in a thread."""
-        epoch, step = divmod(number, self.schedule.steps)
-        return self.batches.make(plan_step(self.schedule, epoch=epoch, step=step, place=self.place), epoch=epoch)
+        """What step ``number`` needs and no model makes; see :meth:`~ensadv_data.batches.Batches.prepare`."""
+        return self.batches.prepare(number)
 
     def step(self, number: int, batch: Batch) -> dict[str, Any]:
         """One optimizer step; returns a line of the log, with tensors that nobody waited for."""

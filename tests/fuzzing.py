@@ -265,8 +265,7 @@ def readers_of_sets(path: Path, folder: Path) -> dict[str, tuple[list[bytes], Re
             file.addfile(about, io.BytesIO(data))
 
     def images(raw: bytes) -> object:
-        (folder / "images.tar").write_bytes(raw)
-        return list(samples_of(folder / "images.tar"))
+        return list(samples_of(io.BytesIO(raw), "it"))
 
     return {
         "index": ([index], lambda raw: parse_index(raw, "it")),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensadv_data.ahead import made_ahead
+from ensadv_data.ahead import made_ahead, made_from_read
 
 
 def threads() -> set[str]:
@@ -55,3 +55,61 @@ def test_what_is_raised_comes_in_its_turn():
     with pytest.raises(ZeroDivisionError):
         next(results)
     assert not threads()
+
+
+@given(st.lists(st.integers()), st.integers(0, 7))
+def test_what_is_made_from_what_was_read_is_in_order(numbers, depth):
+    made = []
+    results = made_from_read(lambda n: 2 * n, lambda n, r: made.append(n) or (n, r), numbers, depth=depth)
+    assert list(results) == [(n, 2 * n) for n in numbers]
+    assert made == numbers
+    assert not threads()
+
+
+def test_reading_goes_on_while_something_is_made():
+    """Two are read at once, more than depth are never under way, and one that waits holds up no reading."""
+    started, go = [], threading.Event()
+
+    def read(number: int) -> int:
+        started.append(number)
+        return number
+
+    def make(number: int, found: int) -> int:
+        assert go.wait(30)
+        return found
+
+    results = made_from_read(read, make, range(9), depth=3)
+    helper = threading.Thread(target=lambda: (_until(lambda: len(started) == 3), go.set()))
+    helper.start()
+    with closing(results):
+        assert next(results) == 0
+        helper.join()
+        _until(lambda: len(started) == 4)
+        time.sleep(0.02)
+        assert sorted(started) == [0, 1, 2, 3]
+    assert not threads()
+
+
+def test_two_are_read_at_once():
+    both = threading.Barrier(2, timeout=30)
+    assert list(made_from_read(lambda n: both.wait() and n, lambda n, _: n, range(4), depth=2)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("where", ["read", "make"])
+def test_what_is_raised_while_reading_comes_in_its_turn(where):
+    def fail(number: int) -> int:
+        return number if number != 2 else 1 // 0
+
+    read, make = (fail, lambda n, _: n) if where == "read" else (lambda n: n, lambda n, _: fail(n))
+    results = made_from_read(read, make, range(6), depth=4)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert not threads()
+
+
+def _until(met) -> None:
+    deadline = time.monotonic() + 30
+    while not met() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert met()

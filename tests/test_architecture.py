@@ -84,6 +84,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "numcodecs": ("compression",),
     "obstore": ("objects",),
     "pooch": ("data.fetch",),
+    "pyarrow": ("data.arrow",),
     "pydantic": ("spec", "manifest", "statement", "store.index"),
     "rich": ("progress", "terminal"),
     "safetensors": ("models", "checkpoint"),

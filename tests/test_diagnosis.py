@@ -11,7 +11,7 @@ import torch
 
 from ensadv_data import terminal
 from ensadv_data.attacks.single import fgsm
-from ensadv_data.data import open_dataset
+from ensadv_data.data import ArrayDataset, open_dataset
 from ensadv_data.errors import InputError, QuantityError
 from ensadv_data.evaluation import diagnosis
 from ensadv_data.evaluation.cone import measure_cone
@@ -99,6 +99,21 @@ def test_the_discrepancy_is_that_of_fgsm_from_each_source(found, references):
 
     expected = measure_discrepancy({"s": answers("s")}, answers("t"), labels)
     assert found.discrepancy["t"] == expected.to_json()
+
+
+def test_the_discrepancy_reads_no_image_more_than_its_attacks_need(references, monkeypatch):
+    read, inner = [], ArrayDataset.read
+
+    def watched(self, rows):
+        read.append(len(rows))
+        return inner(self, rows)
+
+    monkeypatch.setattr(ArrayDataset, "read", watched)
+    models = {name: references[name] for name in "ab"}
+    spec = SPEC.model_copy(update={"measures": ("discrepancy",)})
+    diagnose(spec, MINI, models=models, static={"s": references["s"]}, holdouts={"t": references["t"]})
+    batches = sorted(count for count in read if count > 2)  # a look at each model takes two
+    assert batches == [15, 15, 25, 25], "40 images for each of the two sources"
 
 
 @pytest.mark.parametrize("measures", [MEASURES, ("masking",), ("cone", "surface"), ("discrepancy",)])

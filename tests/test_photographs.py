@@ -193,6 +193,8 @@ def test_a_folder_is_a_data_set_in_the_order_of_its_paths(photos):
     again = opened(photos, threads=1, limit=4)
     assert (len(again), again.digest) == (4, data.digest)
     assert again.example_digests().tolist() == data.example_digests()[:4].tolist()
+    assert again.labels().dtype == np.int64
+    assert again.labels().tolist() == labels[:4].tolist()
     with pytest.raises(QuantityError, match="from 0 to 3"):
         again.read(np.array([4]))
     with pytest.raises(QuantityError, match="limit from 1 to 16"):

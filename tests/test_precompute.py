@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+import threading
 from pathlib import Path
 
 import distributed
@@ -457,12 +458,42 @@ class Watched:
 def test_a_block_read_in_parts_is_the_block_read_at_once(tmp_path, source, monkeypatch):
     spec = spec_of(source, attacks=("fgsm", "r-fgsm", "pgd"), batch_size=2)
     whole = precompute_store(spec, DATA, tmp_path / "whole", workers=0)
-    monkeypatch.setattr(blocks, "PART", 2)
+    monkeypatch.setattr(blocks, "_MOST_IMAGES", 2)
     parts: list[int] = []
     data = blocks.dataset_of(DATA, "train")
     monkeypatch.setattr(blocks, "dataset_of", lambda *of: Watched(data, parts))
     assert precompute_store(spec, DATA, tmp_path / "parts", workers=0).digest == whole.digest
     assert max(parts) == 2
+
+
+@given(st.integers(1, 5000), st.integers(1, 10**9))
+def test_a_part_is_whole_batches_of_bounded_bytes(batch_size, d):
+    size = blocks.part_size(batch_size, d)
+    assert size % batch_size == 0
+    assert size == batch_size or (size <= 4096 and size * d <= 32 * 2**20)
+
+
+def test_the_next_part_is_read_while_one_is_computed(tmp_path, source, monkeypatch):
+    computed, asked = [], threading.Event()
+
+    class Asked(Watched):
+        def read(self, indices):
+            if indices[0] == 2:
+                asked.set()
+            return super().read(indices)
+
+    def fill(rows, *what, at):
+        if at == 0:
+            assert asked.wait(30), "nothing was read while the first part was computed"
+        computed.append(at)
+
+    monkeypatch.setattr(blocks, "_MOST_IMAGES", 2)
+    monkeypatch.setattr(blocks.BlockRows, "fill", fill)
+    data = blocks.dataset_of(DATA, "train")
+    monkeypatch.setattr(blocks, "dataset_of", lambda *of: Asked(data, []))
+    precompute_store(spec_of(source, batch_size=2), DATA, tmp_path / "s", workers=0)
+    assert computed[:3] == [0, 2, 4]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
 class Narrow(torch.nn.Module):

@@ -109,7 +109,7 @@ def test_a_worker_holds_the_planes_of_a_block(references):
     ).values()
     arrays = [array for planes in rows for array in planes if array is not None]
     assert len(arrays) == 5, "directions, deltas and a mask, and two labels"
-    held = sum(array.nbytes for array in arrays) + images.nbytes + 8 * header.block
+    held = sum(array.nbytes for array in arrays) + images.nbytes + 8 * header.block  # all images are one part
     largest = max(array.nbytes // (header.draws if array.ndim == 3 else 1) for array in arrays)
     assert worker_bytes(header, entries, batch_size=8) == held + largest
 

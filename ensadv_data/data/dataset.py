@@ -79,6 +79,10 @@ class Dataset(Protocol):
         """
         ...
 
+    def labels(self) -> npt.NDArray[np.int64]:
+        """True label of every example, int64 (N,), to be left unchanged; no image is read for it."""
+        ...
+
     def example_digests(self) -> npt.NDArray[np.uint64]:
         """Digest of every example, uint64 (N,), read-only; computed once."""
         ...
@@ -107,15 +111,15 @@ def digest_examples(images_NCHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64
         When the images are not uint8 of four dimensions.
     """
     _require_images(images_NCHW)
-    shape = struct.pack("<3I", *images_NCHW.shape[1:])
     if not images_NCHW.size:
         return np.empty(0, np.uint64)
-    count, size = len(images_NCHW), images_NCHW[0].size
-    rows = np.empty((count, len(shape) + size), np.uint8)  # C order, whatever the memory layout
-    rows[:, : len(shape)] = np.frombuffer(shape, np.uint8)
-    rows[:, len(shape) :] = images_NCHW.reshape(count, size)
-    whole = b"".join([sha256(row).digest() for row in rows])
-    return np.frombuffer(whole, "<u8").reshape(count, 4)[:, 0].astype(np.uint64)
+    begun = sha256(struct.pack("<3I", *images_NCHW.shape[1:]))
+    whole = []
+    for image in images_NCHW:
+        digest = begun.copy()
+        digest.update(np.ascontiguousarray(image).data)  # C order, whatever the memory layout
+        whole.append(digest.digest())
+    return np.frombuffer(b"".join(whole), "<u8").reshape(-1, 4)[:, 0].astype(np.uint64)
 
 
 def digest_of(parts: Iterable[npt.NDArray[np.uint64]]) -> str:
@@ -218,6 +222,10 @@ class ArrayDataset:
         """Copy the examples at ``indices``; see :meth:`Dataset.read`."""
         rows = require_rows(indices, len(self), self.name, self.split)
         return self.images_NCHW[rows], self.labels_N[rows]
+
+    def labels(self) -> npt.NDArray[np.int64]:
+        """True label of every example offered, int64 (N,)."""
+        return self.labels_N[: len(self)]
 
     def example_digests(self) -> npt.NDArray[np.uint64]:
         """Digest of every example offered, uint64 (N,), read-only; computed once."""

@@ -16,10 +16,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from ensadv_data.data.tables import Table, read_table, write_table
 from ensadv_data.errors import DataError
 
 __all__ = [
+    "SPLIT_FOLDERS",
     "Blob",
     "Entries",
     "Listing",
@@ -36,12 +37,16 @@ __all__ = [
     "index_path",
     "kept_table",
     "name_at",
+    "no_split",
+    "only_split",
     "split_folder",
     "stamp_of",
 ]
 
+P = TypeVar("P")
+
 # A data set of one's own has a folder for each split; ImageNet's test labels are not public: val stands for them.
-_SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
+SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 
 
 class Blob(NamedTuple):
@@ -149,7 +154,7 @@ def index_path(home: Path | None, what: str, *parts: Any) -> Path:
     return (home or cache_home() / "indexes") / f"{what}-{key}"
 
 
-def find_split(root: Path, split: str) -> Path | None:
+def find_split(root: Path, split: str, known: Mapping[str, tuple[str, ...]] = SPLIT_FOLDERS) -> Path | None:
     """The folder of a split: ``train``; ``test`` or ``val``; None where there is none.
 
     Raises
@@ -157,13 +162,20 @@ def find_split(root: Path, split: str) -> Path | None:
     DataError
         There are both of two.
     """
-    found = [root / name for name in _SPLIT_FOLDERS[split] if os.path.isdir(root / name)]
+    return only_split(root, split, [root / name for name in known[split] if os.path.isdir(root / name)], known)
+
+
+def only_split(
+    root: Path | str, split: str, found: Sequence[P], known: Mapping[str, tuple[str, ...]] = SPLIT_FOLDERS
+) -> P | None:
+    """The one place that was found for a split; None where none was. Raises as :func:`find_split` does."""
     if len(found) > 1:
-        raise DataError(f"{root}: expected test/ or val/ with the images of split 'test', got both; move one away")
+        wanted = " or ".join(f"{name}/" for name in known[split])
+        raise DataError(f"{root}: expected {wanted} with the images of split {split!r}, got both; move one away")
     return found[0] if found else None
 
 
-def split_folder(root: Path, split: str) -> Path:
+def split_folder(root: Path, split: str, known: Mapping[str, tuple[str, ...]] = SPLIT_FOLDERS) -> Path:
     """The folder of a split.
 
     Raises
@@ -171,8 +183,14 @@ def split_folder(root: Path, split: str) -> Path:
     DataError
         There is none, or there are both of two.
     """
-    folder = find_split(root, split)
+    folder = find_split(root, split, known)
     if folder is None:
-        wanted = " or ".join(f"{name}/" for name in _SPLIT_FOLDERS[split])
-        raise DataError(f"{root}: expected a folder {wanted} with the images of split {split!r}, found none")
+        raise no_split(root, split, known)
     return folder
+
+
+def no_split(root: Path | str, split: str, known: Mapping[str, tuple[str, ...]] = SPLIT_FOLDERS) -> DataError:
+    """What to say where a split is missing."""
+    wanted = " or ".join(f"{name}/" for name in known[split])
+    beside = " (and, behind a web server, a list shards.txt in it)" if str(root).startswith("http") else ""
+    return DataError(f"{root}: expected a folder {wanted} with the images of split {split!r}{beside}, found none")

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+from ensadv_data.data.arrow import open_arrow
 from ensadv_data.data.dataset import ArrayDataset
 from ensadv_data.data.fetch import HOME_VARIABLE, cache_home
 from ensadv_data.data.folder import open_folder
@@ -29,6 +30,7 @@ from ensadv_data.data.tars import open_tars
 from ensadv_data.data.zarrays import ZarrImages, open_zarr
 from ensadv_data.dist import available_cores
 from ensadv_data.errors import DataError, InputError, UnknownNameError
+from ensadv_data.objects import AT_ONCE, is_url
 from ensadv_data.spec import DataSpec, PreprocessSpec
 
 __all__ = ["DATASETS", "PLACES", "Opened", "absolute_data", "open_data", "open_dataset"]
@@ -36,13 +38,14 @@ __all__ = ["DATASETS", "PLACES", "Opened", "absolute_data", "open_data", "open_d
 DATASETS: tuple[str, ...] = ("mnist-mini", "mnist", "fashion-mnist")
 """The names that :func:`open_dataset` knows."""
 
-PLACES: tuple[str, ...] = ("folder:PATH", "wds:PATH", "zarr:PATH")
+PLACES: tuple[str, ...] = ("folder:PATH", "wds:PATH", "wds:URL", "hf:PATH", "zarr:PATH")
 """Data sets of one's own: where their images are."""
 
 Opened = ArrayDataset | Photographs | ZarrImages
 
 # kind of a place → how its encoded images are listed
-_LISTED: Mapping[str, Callable[..., Listing]] = {"folder": open_folder, "wds": open_tars}
+_LISTED: Mapping[str, Callable[..., Listing]] = {"folder": open_folder, "wds": open_tars, "hf": open_arrow}
+_FAR = ("wds",)  # kinds whose place may be a URL
 
 # Where packages of an operating system put data sets, e.g. Debian's dataset-fashion-mnist.
 SYSTEM_HOMES: tuple[Path, ...] = (Path("/usr/share/datasets"), Path("/usr/local/share/datasets"))
@@ -67,8 +70,9 @@ def open_dataset(
 
     ``folder:PATH`` has class folders in ``PATH/train`` and in ``PATH/test`` or ``PATH/val``; their JPEG, PNG and WebP
     files are examples in the order of their sorted relative paths, and class folders are labels in the order of
-    their names. ``wds:PATH`` has WebDataset tars, ``zarr:PATH`` a Zarr group of ``images`` uint8 (N, C, H, W) and
-    ``labels`` (N,), in folders of the same names.
+    their names. ``wds:PATH`` has WebDataset tars, ``hf:PATH`` what the library ``datasets`` saved, ``zarr:PATH`` a Zarr
+    group of ``images`` uint8 (N, C, H, W) and ``labels`` (N,), in folders of the same names. ``wds:URL`` has tars in an
+    object store or behind a web server.
 
     Parameters
     ----------
@@ -107,20 +111,24 @@ def open_dataset(
         raise UnknownNameError("split", split, SPLITS)
     kind, colon, place = name.partition(":")
     if colon and kind in _LISTED and place:
-        root = Path(place).expanduser()
+        far = is_url(place)
+        if far and kind not in _FAR:
+            raise InputError(f"data: expected a path after {kind}:, got a URL, {place}; only wds: reads from one")
+        root = place.rstrip("/") if far else Path(place).expanduser()
+        threads = threads or available_cores()
         return Photographs(
             _LISTED[kind](root, split, home=data_dir),
             preprocess or PreprocessSpec(),
-            name=f"{kind}:{root.resolve().name}",
+            name=f"{kind}:{Path(place).name if far else Path(root).resolve().name}",
             split=split,
             where=str(root),
             skip=on_bad_image == "skip",
             home=data_dir,
-            threads=threads or available_cores(),
+            threads=max(threads, AT_ONCE) if far else threads,  # they wait for answers most of the time
             limit=limit,
         )
     if preprocess is not None or on_bad_image != "fail":
-        raise InputError(f"preprocess, on_bad_image: expected encoded images, {PLACES[0]} or {PLACES[1]}, got {name}")
+        raise InputError(f"preprocess, on_bad_image: expected encoded images, {', '.join(PLACES[:-1])}, got {name}")
     if colon and kind == "zarr" and place:
         return open_zarr(Path(place).expanduser(), split, home=data_dir, limit=limit)
     if name not in DATASETS:
@@ -155,7 +163,7 @@ def absolute_data(spec: DataSpec) -> DataSpec:
     """The same data set for a process with another working folder."""
     kind, colon, place = spec.data.partition(":")
     fields: dict[str, str] = {}
-    if colon and place:
+    if colon and place and not is_url(place):
         fields["data"] = f"{kind}:{Path(place).expanduser().absolute()}"
     if spec.data_dir is not None:
         fields["data_dir"] = str(Path(spec.data_dir).absolute())

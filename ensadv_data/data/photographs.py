@@ -25,6 +25,7 @@ from ensadv_data.data.decoding import BadImage, decode_image, decoder_record
 from ensadv_data.data.listing import Listing, index_path
 from ensadv_data.data.tables import Table
 from ensadv_data.errors import DataError, IntegrityError
+from ensadv_data.objects import is_url
 from ensadv_data.spec import PreprocessSpec
 
 __all__ = ["Photographs", "mapped"]
@@ -145,6 +146,10 @@ class Photographs:
             pass
         return images, self.listing.labels[rows].astype(np.int64)
 
+    def labels(self) -> npt.NDArray[np.int64]:
+        """True label of every example offered, int64 (N,); decodes nothing that was checked before."""
+        return self.listing.labels[self._rows(np.arange(len(self)))].astype(np.int64)
+
     def example_digests(self) -> npt.NDArray[np.uint64]:
         """Digest of every example offered, uint64 (N,), read-only; raises as :attr:`digest` does."""
         return self._whole_digests[: len(self)]
@@ -164,7 +169,8 @@ class Photographs:
     @cached_property
     def _path(self) -> Path:
         """Where the digests are kept: of files at this place, under this preprocessing by this decoder."""
-        how = [self.name, str(Path(self.where).resolve()), json.loads(self.how.model_dump_json()), decoder_record()]
+        place = self.where if is_url(self.where) else str(Path(self.where).resolve())
+        how = [self.name, place, json.loads(self.how.model_dump_json()), decoder_record()]
         what = f"{self.name.partition(':')[2]}-{self.split}"
         return index_path(self.home, what, how).with_suffix(".checked")
 

@@ -66,6 +66,10 @@ class ZarrImages:
         rows = require_rows(indices, len(self), self.name, self.split)
         return self._images(rows), self.labels_N[rows]
 
+    def labels(self) -> npt.NDArray[np.int64]:
+        """True label of every example offered, int64 (N,)."""
+        return self.labels_N[: len(self)]
+
     def example_digests(self) -> npt.NDArray[np.uint64]:
         """Digest of every example offered, uint64 (N,), read-only."""
         digests: npt.NDArray[np.uint64] = self._checked.arrays["digest"]

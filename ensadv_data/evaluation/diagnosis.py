@@ -202,11 +202,11 @@ def _discrepancies(
 ) -> dict[str, dict[str, Any]]:
     check_models((*targets, *sources, *futures), dataset, device=spec.device)
     train = {source.name: _answers(spec, source, targets, dataset, advance) for source in sources}
-    _, labels = dataset.read(np.arange(len(dataset)))
-    return {
-        future.name: measure_discrepancy(train, _answers(spec, future, targets, dataset, advance), labels).to_json()
-        for future in futures
-    }
+    found = {}
+    for future in futures:
+        answers = _answers(spec, future, targets, dataset, advance)
+        found[future.name] = measure_discrepancy(train, answers, dataset.labels()).to_json()
+    return found
 
 
 def _answers(

@@ -105,6 +105,18 @@ class Bucket(Objects):
 
         return at_once(size, keys)
 
+    def states(self, keys: Iterable[str]) -> dict[str, tuple[int, str]]:
+        """Bytes of those objects that are there, and what is another text when an object is another one."""
+
+        def state(key: str) -> tuple[str, tuple[int, str]] | None:
+            try:
+                about = self._again("read", key, lambda: obstore.head(self._store, key))
+            except FileNotFoundError:
+                return None
+            return key, (int(about["size"]), str(about["e_tag"] or about["last_modified"]))
+
+        return at_once(state, keys)
+
     def listed(self, prefix: str = "") -> dict[str, int]:
         """Bytes of everything below a prefix."""
         pages = self._again("list", prefix, lambda: list(obstore.list(self._store, prefix)))

@@ -94,13 +94,17 @@ class Web(Objects):
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Bytes of those objects that are there, some requests at once."""
+        return {key: size for key, (size, _) in self.states(keys).items()}
 
-        def size(key: str) -> tuple[str, int] | None:
+    def states(self, keys: Iterable[str]) -> dict[str, tuple[int, str]]:
+        """Bytes of those objects that are there, and what the server calls their version, or their time."""
+
+        def state(key: str) -> tuple[str, tuple[int, str]] | None:
             with suppress(FileNotFoundError):
-                return key, int(self._answer(key, method="HEAD")[1])
+                return key, self._answer(key, method="HEAD")[1]
             return None
 
-        return at_once(size, keys)
+        return at_once(state, keys)
 
     def listed(self, prefix: str = "") -> dict[str, int]:
         """Nothing: a web server does not tell."""
@@ -126,7 +130,7 @@ class Web(Objects):
         return OutputError(f"expected a place that can be written, got {self}; a web server is for reading")
 
     def _answer(self, key: str, *, method: str = "GET", limit: int = _MOST, span: tuple[int, int] | None = None) -> Any:
-        """Status and body (of HEAD, size) of the answer to a request; made again where the reason may pass."""
+        """Status and body (of HEAD, size and version) of an answer; asked for again where the reason may pass."""
         where, why = f"{self._url}/{key}", ""
         for attempt in range(_ATTEMPTS):
             if attempt:
@@ -181,7 +185,7 @@ class Web(Objects):
         if method == "HEAD":
             if size is None:
                 raise InputError(f"cannot read {where}: the server does not tell its size")
-            return answer.status, size
+            return answer.status, (size, answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
         if span:
             limit = span[1] - (span[0] if answer.status == 206 else 0)
             return answer.status, answer.read(limit)

@@ -154,11 +154,9 @@ def draw_pictures(data: Dataset, stores: Sequence[Store], *, epsilon: float) -> 
     """
     for store in stores:
         store.check_shape(data.shape, data.name)
-    first = np.arange(min([len(data), _LOOKED_AT, *(store.header.n for store in stores)]))
-    images, labels = data.read(first)
-    _, where = np.unique(labels, return_index=True)
-    rows = where[: 6 if max(data.shape[1:]) <= _SIDE // 2 else 3].astype(np.int64)
-    images, labels = images[rows], labels[rows]
+    count = min([len(data), _LOOKED_AT, *(store.header.n for store in stores)])
+    _, where = np.unique(data.labels()[:count], return_index=True)
+    images, labels = data.read(rows := where[: 6 if max(data.shape[1:]) <= _SIDE // 2 else 3].astype(np.int64))
     for store in stores:
         store.prove(digest_examples(images), rows)
     clean = images.astype(np.float32) / 255

@@ -9,11 +9,11 @@ extends = "FILE"           another recipe, whose tables these are laid over; its
 [evaluate.NAME]            → results/NAME.json           targets, sources: names of stages or NAME=REF; shards: stages
 [diagnose.NAME]            → results/NAME.json           models, others, static, holdouts: likewise
 [report]                   → report.html                 title
+[scale.NAME.…]             any of these tables, laid over them where the recipe is run at that scale
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -23,6 +23,7 @@ from typing import Any, Literal
 from ensadv_data.errors import InputError, UnknownNameError
 from ensadv_data.evaluation.diagnosis import check_roles
 from ensadv_data.evaluation.suites import suite_named
+from ensadv_data.layers import laid_tables
 from ensadv_data.models import check_architecture, check_auxiliary, leaves
 from ensadv_data.spec import DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, Spec, TrainSpec, checked, read_toml
 
@@ -78,20 +79,24 @@ class Recipe:
         raise UnknownNameError("stage", name, [*(stage.name for stage in self.stages), *self.groups])
 
 
-def read_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(path: Path, *, overrides: Sequence[str] = (), scale: str | None = None) -> Recipe:
     """Read and check a recipe.
 
-    ``overrides`` are TABLE.KEY=VALUE with a TOML value, such as ``evaluate.table8-D.images=2000``; they replace
-    what the file says.
+    Parameters
+    ----------
+    overrides
+        TABLE.KEY=VALUE with a TOML value, such as ``evaluate.table8-D.images=2000``; they replace what the file says.
+    scale
+        Lay the recipe's tables ``[scale.NAME]`` over the others: the same experiment at another size.
 
     Raises
     ------
     InputError
         A field is wrong, a stage reads one that does not exist, or stages read each other in a circle.
+    UnknownNameError
+        The recipe has no such scale; the message lists those that it has.
     """
-    top, table = read_toml(path), _extended(path)
-    for text in overrides:
-        _override(table, text)
+    top, table = read_toml(path), laid_tables(path, scale=scale, overrides=overrides)
     unknown = [key for key in table if key not in ("name", "data", "defaults", *KINDS)]
     if unknown:
         raise UnknownNameError(f"table in {path}", unknown[0], ("name", "data", "defaults", *KINDS))
@@ -167,48 +172,6 @@ def _needed(stages: Sequence[Stage], names: Iterable[str]) -> tuple[Stage, ...]:
             needed.add(name)
             todo += known[name].inputs
     return tuple(stage for stage in stages if stage.name in needed)
-
-
-def _extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The tables of a recipe over those of the recipe that it extends, if it does."""
-    if path.resolve() in seen:
-        raise InputError(f"{path}: extends: expected another recipe, got one that extends this one")
-    table = read_toml(path)
-    base = table.pop("extends", None)
-    if base is None:
-        return table
-    if not isinstance(base, str):
-        raise InputError(f"{path}: extends: expected the path of a recipe, got {base!r}")
-    return _merged(_extended(path.parent / base, (*seen, path.resolve())), table)
-
-
-def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables are merged key by key; everything else is replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _override(table: dict[str, Any], text: str) -> None:
-    """Set one field of a recipe's tables."""
-    place, equals, value = text.partition("=")
-    *tables, key = place.strip().split(".")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = None
-    if not equals or not tables or not key or parsed is None or "\n" in value:
-        raise InputError(
-            f"expected TABLE.KEY=VALUE with a TOML value, such as evaluate.table8-D.images=2000 or "
-            f"train.plain.online='fgsm', got {text!r}"
-        )
-    for name in tables:
-        table = table.setdefault(name, {})
-        if not isinstance(table, dict):
-            raise InputError(f"expected {name} of {text!r} to be a table, got {table!r}")
-    table[key] = parsed
 
 
 def _seeded(table: dict[str, Any], path: Path) -> dict[str, list[str]]:

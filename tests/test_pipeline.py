@@ -17,7 +17,7 @@ from ensadv_data.errors import EnsadvError, InputError, ModelError, OutputError,
 from ensadv_data.evaluation.run import evaluate
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.pipeline import run_recipe
-from ensadv_data.recipe import read_recipe, selected
+from ensadv_data.recipe import packaged_recipe, read_recipe, selected
 from ensadv_data.spec import DataSpec, EvaluateSpec, TrainSpec, read_toml
 from ensadv_data.store import open_store
 from laws import started, wait_until
@@ -224,6 +224,10 @@ PACKAGED = sorted(entry.name for entry in (files("ensadv_data") / "pipelines").i
 
 PACKAGED_KINDS = {
     "fashion-mnist.toml": {"train", "precompute", "evaluate", "report"},
+    "imagenet-models.toml": set(),
+    "inception-resnet-v2-ens.toml": {"train", "precompute", "evaluate", "report"},
+    "inception-v3-ens3.toml": {"train", "precompute", "evaluate", "report"},
+    "inception-v3-ens4.toml": {"train", "precompute", "evaluate", "report"},
     "mnist-claims.toml": {"train", "precompute", "evaluate", "diagnose"},
     "mnist-draws.toml": {"train", "precompute", "evaluate", "diagnose", "report"},
     "mnist-demo.toml": {"train", "precompute", "evaluate", "report"},
@@ -240,8 +244,9 @@ PACKAGED_KINDS = {
 def test_packaged_recipe_is_read(name):
     path = Path(str(files("ensadv_data") / "pipelines" / name))
     recipe = read_recipe(path)
-    shares = name.startswith("mnist-") and name != "mnist-demo.toml"
-    assert recipe.name == ("mnist-paper" if shares else name.removesuffix(".toml"))
+    shares = "mnist-paper" if name.startswith("mnist-") and name != "mnist-demo.toml" else ""
+    shares = "imagenet" if name.startswith(("imagenet-", "inception-")) else shares
+    assert recipe.name == (shares or name.removesuffix(".toml"))
     kinds = {stage.kind for stage in recipe.stages}
     assert kinds == PACKAGED_KINDS[name]
     # what attacks are transferred from in the end is no source of any training
@@ -256,6 +261,51 @@ def test_packaged_recipe_is_read(name):
     if name in ("mnist-demo.toml", "mnist-table8.toml", "mnist-draws.toml", "fashion-mnist.toml"):
         assert len(held_out) >= 3
         assert learnt
+
+
+TABLE_3 = {  # what is trained, its static models, and the holdouts of all
+    "inception-v3-ens3": ("inception_v3", {"inception_v3", "resnetv2_50"}),
+    "inception-v3-ens4": ("inception_v3", {"inception_v3", "resnetv2_50", "inception_resnet_v2"}),
+    "inception-resnet-v2-ens": ("inception_resnet_v2", {"inception_v3", "inception_resnet_v2"}),
+}
+HOLDOUTS = {"inception_v4", "resnet50", "resnetv2_101"}
+
+
+@pytest.mark.parametrize("scale", [None, "tiny"])
+@pytest.mark.parametrize("name", TABLE_3)
+def test_recipes_of_table_3_have_its_networks(name, scale):
+    recipe = read_recipe(packaged_recipe(name), scale=scale)
+    stages = {stage.name: stage for stage in recipe.stages}
+
+    def network(reference: str) -> str:
+        kept = stages[reference].spec.architecture if reference in stages else reference.partition(",")[0]
+        return kept.removeprefix("timm:").partition(".")[0]
+
+    trained, static = TABLE_3[name]
+    (precompute,) = (stage for stage in recipe.stages if stage.kind == "precompute")
+    (ensemble,) = (stage for stage in recipe.stages if stage.kind == "train" and stage.spec.shards)
+    (evaluate,) = (stage for stage in recipe.stages if stage.kind == "evaluate")
+    assert network(ensemble.name) == trained
+    assert {network(reference) for reference in precompute.spec.models.values()} == static
+    sources = dict(evaluate.options["sources"])
+    together = sources.pop("together").removeprefix("mean-probabilities:").split("+")
+    assert {network(one) for one in sources.values()} == {network(one) for one in together} == HOLDOUTS
+    assert evaluate.options["targets"][ensemble.name] == ensemble.name
+    assert ensemble.spec.rate == (0.045 if scale is None else 0.001)
+    assert (ensemble.spec.batches, ensemble.spec.online.name) == ("replace", "step-ll")
+
+
+def test_a_scale_is_laid_over_the_recipe_and_single_fields_over_it(tmp_path):
+    path = written(tmp_path, TINY + "[scale.more.train.static]\nepochs = 5\n[scale.more.data]\nlimit = 300\n")
+    assert read_recipe(path).stage("static").spec.epochs == 1
+    recipe = read_recipe(path, scale="more")
+    assert (recipe.stage("static").spec.epochs, recipe.data.limit) == (5, 300)
+    recipe = read_recipe(path, scale="more", overrides=["train.static.epochs=6"])
+    assert recipe.stage("static").spec.epochs == 6
+    with pytest.raises(UnknownNameError, match=r"unknown scale in .* 'less'; known: more"):
+        read_recipe(path, scale="less")
+    with pytest.raises(InputError, match=r"scale: expected tables \[scale.NAME\]"):
+        read_recipe(written(tmp_path, TINY + "[scale]\nmore = 1\n"))
 
 
 def test_recipes_of_the_tables_share_their_models():

@@ -10,9 +10,7 @@ from pathlib import Path
 import click
 
 from ensadv_data.files import write_json
-from ensadv_data.options import (
-    PATH,
-)
+from ensadv_data.options import PATH, given
 from ensadv_data.pipeline import StageRun, run_recipe
 from ensadv_data.planning import plan_recipe
 from ensadv_data.recipe import Recipe, find_recipe, packaged_recipe, read_recipe, selected
@@ -34,6 +32,8 @@ def demo(out: Path, jobs: int | None) -> None:
 @click.option("--out", type=PATH, help="Folder for everything it makes; the recipe's name unless given.")
 @click.option("--until", help="Only this stage, or all seeds of a table, and what it needs.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Stages at once; one a core unless given.")
+@click.option("--scale", help="Another size of the same experiment, such as tiny, where RECIPE has it.")
+@click.option("--data", help="Data set in place of the recipe's, such as folder:PATH.")
 @click.option("--data-dir", type=str, help="Folder with the data set's files.")
 @click.option("--set", "overrides", multiple=True, help="TABLE.KEY=VALUE instead of what the recipe says; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the stages and stop.")
@@ -42,6 +42,8 @@ def run(
     out: Path | None,
     until: str | None,
     jobs: int | None,
+    scale: str | None,
+    data: str | None,
     data_dir: str | None,
     overrides: tuple[str, ...],
     dry_run: bool,
@@ -50,7 +52,7 @@ def run(
 
     Stages whose inputs have not changed are skipped.
     """
-    loaded = _loaded(recipe, overrides, data_dir)
+    loaded = _loaded(recipe, overrides, scale=scale, data=data, data_dir=data_dir)
     if dry_run:
         for stage in selected(loaded, until):
             click.echo(f"{stage.kind:<10} {stage.name:<16} {stage.output:<32} needs: {', '.join(stage.inputs) or '–'}")
@@ -65,6 +67,8 @@ def run(
 @click.argument("recipe", type=str)
 @click.option("--out", type=PATH, help="Folder in which it would run; the recipe's name unless given.")
 @click.option("--until", help="Only this stage, or all seeds of a table, and what it needs.")
+@click.option("--scale", help="Another size of the same experiment, such as tiny, where RECIPE has it.")
+@click.option("--data", help="Data set in place of the recipe's, such as folder:PATH.")
 @click.option("--data-dir", type=str, help="Folder with the data set's files.")
 @click.option("--set", "overrides", multiple=True, help="TABLE.KEY=VALUE instead of what the recipe says; repeatable.")
 @click.option("--workers", type=click.IntRange(min=1), help="That make a store; one a core unless given.")
@@ -76,6 +80,8 @@ def plan(
     recipe: str,
     out: Path | None,
     until: str | None,
+    scale: str | None,
+    data: str | None,
     data_dir: str | None,
     overrides: tuple[str, ...],
     workers: int | None,
@@ -88,7 +94,7 @@ def plan(
 
     Nothing is written but the JSON that was asked for.
     """
-    loaded = _loaded(recipe, overrides, data_dir)
+    loaded = _loaded(recipe, overrides, scale=scale, data=data, data_dir=data_dir)
     planned = plan_recipe(
         loaded,
         out or Path(loaded.name),
@@ -105,11 +111,9 @@ def plan(
         write_json(as_json, planned)
 
 
-def _loaded(recipe: str, overrides: Sequence[str], data_dir: str | None) -> Recipe:
-    loaded = read_recipe(find_recipe(recipe), overrides=overrides)
-    if data_dir is None:
-        return loaded
-    return replace(loaded, data=loaded.data.model_copy(update={"data_dir": data_dir}))
+def _loaded(recipe: str, overrides: Sequence[str], *, scale: str | None, **data: str | None) -> Recipe:
+    loaded = read_recipe(find_recipe(recipe), overrides=overrides, scale=scale)
+    return replace(loaded, data=loaded.data.model_copy(update=given(data)))
 
 
 def _run(recipe: Recipe, out: Path, *, until: str | None, jobs: int | None) -> None:

@@ -107,6 +107,10 @@ def known_timm(name: str) -> Any:
         import timm
     except ImportError:
         raise ModelError("timm:… needs the extra: pip install 'ensadv-data[timm]'") from None
+    except RuntimeError as error:  # torchvision's, on import
+        raise ModelError(
+            f"timm cannot be imported: {error}; is torchvision of the same release and build as torch?"
+        ) from None
     if not (name in timm.list_models() or ("." in name and name in timm.list_models(pretrained=True))):
         stem = name.partition(".")[0]
         close = timm.list_models(f"{stem}*", pretrained="." in name)[:8] or timm.list_models(f"*{name[:6]}*")[:8]

@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "report",
     ),
     ("blocks", "verification"),
-    ("precompute", "training", "recipe", "remote", "exchange"),
+    ("precompute", "training", "recipe", "remote", "exchange", "description", "catalogue"),
     ("outputs", "sizing", "trials"),
     ("evaluating", "forecast"),
     ("pipeline", "planning", "bench", "terminal", "options"),
@@ -52,6 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # Imports inside one layer, each with its reason; anybody may import errors.
 SAME_LAYER = {
     ("batches", "mixing"): "a batch is what the plan of its step describes",
+    ("report", "inspection"): "the page of a store shows what inspection found in it",
     ("attacks", "codec"): "the random step of R+ is what the codec's counter-based generator draws",
 }
 

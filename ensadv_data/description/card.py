@@ -1,8 +1,8 @@
 """A dataset card as the Hugging Face hub reads it: Markdown, after a front matter in YAML.
 
 Every text of somebody's is escaped for the place where it stands. In the front matter it is a JSON string, which is
-YAML as well; in Markdown every character of punctuation has a backslash, which takes its meaning away; in commands and
-code there are only names that cannot have any.
+YAML as well; in Markdown every character that may be markup has a backslash, which takes its meaning away; in
+commands and code there are only names that cannot have any.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ _SIZES = (
     (10**11, "10B<n<100B"),
     (10**12, "100B<n<1T"),
 )
-_PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|&~$:@.])")  # of Markdown, HTML, tables, and links that need no brackets
+_PLAIN = re.compile(r"[A-Za-z0-9./*+_-]+")
 
 
 def card_of(blueprint: Blueprint, about: Predicate, *, url: str | None = None) -> bytes:
@@ -85,7 +86,7 @@ def _body(blueprint: Blueprint, about: Predicate, url: str) -> Iterator[str]:
     yield f"# {_text(about.name)}"
     yield ""
     yield (
-        f"Adversarial directions of {header.n:,} images ({shape}) of {_text(data)}: {len(manifest.sources)} static "
+        f"Adversarial directions of {header.n:,} images ({shape}) of {_name(data)}: {len(manifest.sources)} static "
         f"models, {len(blueprint.spec.attacks)} attacks, {header.draws} draws of each image, about one bit a value. "
         "For ensemble adversarial training ([Tramèr et al., 2018](https://arxiv.org/abs/1705.07204)), computed "
         "once for everybody."
@@ -104,7 +105,7 @@ def _body(blueprint: Blueprint, about: Predicate, url: str) -> Iterator[str]:
         yield f"| {what} | {_text(said) if said else 'not said'} |"
     yield from ("", "| source | architecture | attack | serves | weights (SHA-256) |", "|---|---|---|---|---|")
     for entry in blueprint.entries:
-        cells = (_text(entry.source), _text(entry.architecture), _text(entry.attack), _text(epsilons_of(entry)))
+        cells = (_name(entry.source), _name(entry.architecture), _name(entry.attack), epsilons_of(entry))
         yield f"| {' | '.join(cells)} | `{entry.source_digest[:16]}` |"
     yield from ("", "## How to use it", "", "```sh")
     yield f"ensadv-data pull {shlex.quote(url)} --out {about.name}"
@@ -140,5 +141,10 @@ def _yaml(value: str | list[str]) -> str:
 
 
 def _text(text: str) -> str:
-    """Text in Markdown: nothing in it is markup, HTML, a link or the end of a table's cell."""
-    return _PUNCTUATION.sub(r"\\\1", text)
+    """Text inside a line of Markdown: nothing in it is markup, HTML, a link or the end of a table's cell."""
+    return _MARKUP.sub(r"\\\1", text)
+
+
+def _name(text: str) -> str:
+    """A name, as code where it has nothing that code would end at."""
+    return f"`{text}`" if _PLAIN.fullmatch(text) else _text(text)

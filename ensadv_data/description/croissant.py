@@ -38,8 +38,19 @@ _CONTEXT: dict[str, Any] = {
     term: f"cr:{term}"
     for term in (
         *("citeAs", "column", "extract", "field", "fileObject", "fileProperty", "fileSet", "format", "includes"),
-        *("isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex"),
-        *("repeated", "replace", "separator", "source", "subField", "transform"),
+        *(
+            "equivalentProperty",
+            "isLiveDataset",
+            "jsonPath",
+            "key",
+            "md5",
+            "parentField",
+            "path",
+            "recordSet",
+            "references",
+            "regex",
+        ),
+        *("repeated", "replace", "samplingRate", "separator", "source", "subField", "transform"),
     )
 }
 

@@ -172,9 +172,9 @@ def test_what_is_no_manifest_is_named_and_does_no_harm(world, folder, tmp_path, 
         main(["catalogue", str(folder), "--out", str(tmp_path / "x.html")])
     told = capsys.readouterr()
     assert end.value.code == 4
-    assert told.err.startswith(f"error: {folder}: expected manifests only, found 1 files that are none")
+    assert told.err.startswith(f"error: {folder}: expected manifests only; files that are none: 1; the page has all")
     assert len(told.err.splitlines()) == 1
-    assert told.out == f"catalogue: {tmp_path / 'x.html'}  1 stores\n"
+    assert told.out == f"catalogue: {tmp_path / 'x.html'}  stores: 1\n"
     text = page_of(tmp_path / "x.html").text
     assert "Not listed" in text
     assert "bad.json" in text
@@ -214,6 +214,6 @@ def test_the_command_writes_the_same_page_each_time(world, folder, tmp_path, cap
         main(["catalogue", str(folder), "--out", str(tmp_path / name), "--trust", trust, "--title", "Ours"])
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
     assert capsys.readouterr().out == "".join(
-        f"catalogue: {tmp_path / name}  1 stores\n" for name in ("one.html", "two.html")
+        f"catalogue: {tmp_path / name}  stores: 1\n" for name in ("one.html", "two.html")
     )
     assert "Ours" in page_of(tmp_path / "one.html").text

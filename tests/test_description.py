@@ -179,6 +179,7 @@ def test_the_card_says_what_the_store_is(store, blueprint):
     assert front["license"] == "cc0-1.0"
     assert (front["pretty_name"], front["size_categories"], front["viewer"]) == (NAME, ["n<1K"], False)
     body = body_of(card)
+    assert "5 images (1 × 28 × 28) of `mnist-mini/train`: 2 static models, 3 attacks, 2 draws of each image" in body
     for text in (summary.digest, summary.data_digest, "**The images are not included.**", "by no signature"):
         assert text in body
     assert f"ensadv-data pull s3://bucket/shards --out {NAME}\n" in body

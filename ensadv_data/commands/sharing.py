@@ -161,9 +161,9 @@ def catalogue(folder: Path, out: Path, trust: Path | None, title: str) -> None:
     """
     found = read_catalogue(folder, trust=None if trust is None else read_trust(trust))
     path = write_catalogue(out, found, title=title)
-    click.echo(f"catalogue: {path}  {len(found.listed)} stores")
+    click.echo(f"catalogue: {path}  stores: {len(found.listed)}")
     if found.refused:
         raise IntegrityError(
-            f"{folder}: expected manifests only, found {len(found.refused)} files that are none; the page says why: "
-            f"{found.refused[0][1]}"
+            f"{folder}: expected manifests only; files that are none: {len(found.refused)}; the page has all, the "
+            f"first: {found.refused[0][1]}"
         )

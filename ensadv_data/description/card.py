@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
+from ensadv_data.description.summary import summary_of
 from ensadv_data.inspection import epsilons_of
 from ensadv_data.statement import Predicate
 from ensadv_data.verification import Blueprint
@@ -82,14 +83,11 @@ def _front(blueprint: Blueprint, about: Predicate) -> Iterator[str]:
 
 def _body(blueprint: Blueprint, about: Predicate, url: str) -> Iterator[str]:
     header, manifest = blueprint.header, blueprint.manifest
-    data, shape = f"{header.data}/{header.split}", " × ".join(map(str, header.shape))
     yield f"# {_text(about.name)}"
     yield ""
     yield (
-        f"Adversarial directions of {header.n:,} images ({shape}) of {_name(data)}: {len(manifest.sources)} static "
-        f"models, {len(blueprint.spec.attacks)} attacks, {header.draws} draws of each image, about one bit a value. "
-        "For ensemble adversarial training ([Tramèr et al., 2018](https://arxiv.org/abs/1705.07204)), computed "
-        "once for everybody."
+        f"{summary_of(blueprint, _name(f'{header.data}/{header.split}'))} For ensemble adversarial training "
+        "([Tramèr et al., 2018](https://arxiv.org/abs/1705.07204)), computed once for everybody."
     )
     yield ""
     yield (

@@ -14,6 +14,7 @@ import hashlib
 import json
 from typing import Any
 
+from ensadv_data.description.summary import summary_of
 from ensadv_data.inspection import epsilons_of
 from ensadv_data.statement import Predicate
 from ensadv_data.verification import Array, Blueprint
@@ -104,11 +105,8 @@ def croissant_of(blueprint: Blueprint, manifest: bytes, about: Predicate, *, url
 
 def _description(blueprint: Blueprint) -> str:
     header = blueprint.header
-    shape = " x ".join(map(str, header.shape))
     return (
-        f"Adversarial directions that {len(blueprint.manifest.sources)} static models and "
-        f"{len(blueprint.spec.attacks)} attacks made of {header.n:,} images ({shape}) of {header.data}/{header.split}, "
-        f"{header.draws} draws of each; about one bit a value, as Zarr v3 arrays. The images are not included. Store "
+        f"{summary_of(blueprint, f'{header.data}/{header.split}')} Zarr v3 arrays. The images are not included. Store "
         f"digest {blueprint.manifest.digest}. The zarr.json files are not listed: what they say follows from "
         "manifest.json."
     )

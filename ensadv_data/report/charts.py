@@ -66,6 +66,7 @@ _SCALE = 3  # of a picture; nearest neighbour, since single pixels matter
 _SIDE = 64  # larger images are cut to their middle, which keeps the page small
 _LOOKED_AT = 512  # examples among which one of each class is looked for
 _STRIPS = 12  # sources and attacks shown
+_MOST = 0.45  # opacity of a square: a figure can be read on it, light and dark
 _WRITTEN = 12  # entries of an agreement whose squares have room for a figure
 
 
@@ -122,7 +123,7 @@ def draw_agreement(found: Agreement, *, salt: str) -> str:
                 strength = min(1.0, abs(2 * share - 1))
                 colour = _ONE if share >= 0.5 else _TWO
                 axes.add_patch(
-                    Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, alpha=0.75 * strength, linewidth=0)
+                    Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, alpha=_MOST * strength, linewidth=0)
                 )
                 if count <= _WRITTEN:
                     axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center")

@@ -39,5 +39,7 @@ for command in (
     sharing.keygen,
     sharing.sign,
     sharing.verify,
+    sharing.describe,
+    sharing.catalogue,
 ):
     cli.add_command(command)

@@ -33,7 +33,7 @@ from ensadv_data.errors import InputError, IntegrityError, OutputError
 from ensadv_data.files import naming_trouble
 from ensadv_data.untrusted import ENVELOPE, parse_json, quoted
 
-__all__ = ["PAYLOAD_TYPE", "PublicKey", "load_key", "make_key", "opened", "sealed"]
+__all__ = ["PAYLOAD_TYPE", "PublicKey", "load_key", "make_key", "opened", "sealed", "unchecked"]
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _PREFIX, _MOST_SIGNATURES = "ed25519:", 16
@@ -179,6 +179,17 @@ def opened(raw: bytes, keys: Mapping[str, PublicKey], *, where: str) -> tuple[by
         f"{where}: expected the signature of a trusted key, found those of {signers} only; if you trust one, add its "
         "public key, got from its owner, to your trust file"
     )
+
+
+def unchecked(raw: bytes, *, where: str) -> bytes:
+    """The payload of an envelope whose signatures nobody checked: what somebody says, and no more.
+
+    Raises
+    ------
+    IntegrityError
+        It is no envelope.
+    """
+    return _parts(parse_json(raw, what=where, limits=ENVELOPE), where)[0]
 
 
 def _parts(found: object, where: str) -> tuple[bytes, list[tuple[str, bytes]]]:

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ensadv_data.evaluation.summary import matrix_rows, rate_text, summary_rows
-from ensadv_data.inspection import EntryDifference, StoreSummary
+from ensadv_data.inspection import Agreement, EntryDifference, StoreSummary
 
 __all__ = [
+    "print_agreement",
     "print_bench",
     "print_check",
     "print_diagnosis",
@@ -71,6 +72,26 @@ def print_store(summary: StoreSummary) -> None:
         for row in summary.entries
     ]
     _print_table("", columns, rows)
+
+
+def print_agreement(found: Agreement) -> None:
+    """Shares of equal signs of every two entries, in %."""
+    rows = [
+        [str(number), key, f"{100 * zeros:.2f}%", *("–" if share is None else f"{100 * share:.1f}" for share in shares)]
+        for number, (key, zeros, shares) in enumerate(zip(found.keys, found.zeros, found.shares, strict=True), start=1)
+    ]
+    if found.images == found.n:
+        where = f"all {found.n:,} images"
+    else:
+        where = f"{found.images:,} of {found.n:,} images, in {found.blocks} blocks"
+        where += "" if found.margin is None else f", to ±{100 * found.margin:.2f} at most"
+    numbers = [str(number) for number in range(1, len(rows) + 1)]
+    title = f"agreement: values of equal sign in %, where neither is zero; 50 is chance; {where}"
+    if found.left_out:
+        title += f"; {found.left_out} more entries were not compared"
+    _print_table(title, ["", "source/attack", "zeros", *numbers], rows)
+    if found.draws > 1:
+        print("on the diagonal: the first two draws of the entry itself")
 
 
 def print_differences(found: Sequence[EntryDifference]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from ensadv_data.errors import InputError, IntegrityError
 from ensadv_data.files import naming_trouble, write_atomic
 from ensadv_data.objects import Folder, Objects
-from ensadv_data.signature import PublicKey, opened
+from ensadv_data.signature import PublicKey, opened, unchecked
 from ensadv_data.statement import Statement, moment, parse_statement
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Trust",
     "checked_expiry",
     "checked_signature",
+    "claimed",
     "default_memory",
     "default_trust",
     "read_trust",
@@ -147,6 +148,21 @@ def checked_signature(envelope: bytes, manifest: bytes, trust: Trust, *, where: 
         The envelope is none, is not of a trusted key, was changed, or is about another manifest.
     """
     payload, key = opened(envelope, trust.keys, where=where)
+    return Signed(_about(payload, manifest, where), key, trust.teams[key.keyid])
+
+
+def claimed(envelope: bytes, manifest: bytes, *, where: str) -> Statement:
+    """What an envelope says of a manifest, its signature not checked: for showing, never for believing.
+
+    Raises
+    ------
+    IntegrityError
+        The envelope is none, or is about another manifest.
+    """
+    return _about(unchecked(envelope, where=where), manifest, where)
+
+
+def _about(payload: bytes, manifest: bytes, where: str) -> Statement:
     statement = parse_statement(payload, where=where)
     signed, found = statement.subject[0].digest.sha256, hashlib.sha256(manifest).hexdigest()
     if signed != found:
@@ -154,7 +170,7 @@ def checked_signature(envelope: bytes, manifest: bytes, trust: Trust, *, where: 
             f"{where}: expected the manifest with SHA-256 {signed[:16]}… that was signed, found {found[:16]}…; the "
             "manifest was changed, or belongs to another version: get both again"
         )
-    return Signed(statement, key, trust.teams[key.keyid])
+    return statement
 
 
 def checked_expiry(signed: Signed, *, where: str, now: datetime | None = None) -> datetime:

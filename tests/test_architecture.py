@@ -42,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "report",
     ),
     ("blocks", "verification"),
-    ("precompute", "training", "recipe", "remote", "exchange"),
+    ("precompute", "training", "recipe", "remote", "exchange", "description", "catalogue"),
     ("outputs", "sizing", "trials"),
     ("evaluating", "forecast"),
     ("pipeline", "planning", "bench", "terminal", "options"),
@@ -56,6 +56,7 @@ SAME_LAYER = {
     ("learner", "average"): "the average follows each step",
     ("learner", "checkpoint"): "a checkpoint names the tensors of what learns",
     ("batches", "mixing"): "a batch is what the plan of its step describes",
+    ("report", "inspection"): "the page of a store shows what inspection found in it",
     ("attacks", "codec"): "the random step of R+ is what the codec's counter-based generator draws",
 }
 

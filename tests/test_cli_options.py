@@ -30,6 +30,15 @@ MANY = ()
 # command → argument or option → default
 REVIEWED = {
     "demo": {"--out": "demo", "--jobs": None},
+    "catalogue": {"FOLDER": REQUIRED, "--out": REQUIRED, "--trust": None, "--title": "Stores"},
+    "describe": {
+        "STORE": REQUIRED,
+        "--name": None,
+        "--licence": None,
+        "--creator": None,
+        "--citation": None,
+        "--url": None,
+    },
     "diagnose": {
         **DATA,
         "--model": REQUIRED,
@@ -97,7 +106,17 @@ REVIEWED = {
     },
     "push": {"STORE": REQUIRED, "TO": REQUIRED},
     "fetch": {"NAME": REQUIRED, "--data-dir": None, "--mirror": MANY},
-    "inspect": {"PATH": REQUIRED, "--against": None, "--json": False},
+    "inspect": {
+        "PATH": REQUIRED,
+        "--against": None,
+        "--agreement": False,
+        "--sample-blocks": 4,
+        "--html": None,
+        "--data": None,
+        "--data-dir": None,
+        "--limit": None,
+        "--json": False,
+    },
     "keygen": {"--out": REQUIRED, "--name": "me"},
     "plan": {
         "RECIPE": REQUIRED,
@@ -411,7 +430,7 @@ def test_command_lines_of_the_guide_are_understood():
 def test_command_lines_of_the_sharing_page_are_understood():
     lines = [line for block in blocks_of("sh", GUIDE.with_name("sharing.md")) for line in block.splitlines()]
     commands = {"precompute", "keygen", "sign", "push", "pull", "verify", "train", "export", "import"}
-    assert {shlex.split(line)[1] for line in lines} == commands
+    assert {shlex.split(line)[1] for line in lines} == commands | {"inspect", "describe", "catalogue"}
     for line in lines:
         _, command, *words = shlex.split(line)
         cli.commands[command].make_context(command, words)

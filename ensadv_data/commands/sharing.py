@@ -1,4 +1,4 @@
-"""Commands for stores that go from team to team: keys, signatures, and whether all of it is true."""
+"""Commands for stores that go from team to team: keys, signatures, whether it is true, and what is said of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 
 import click
 
+from ensadv_data.catalogue import read_catalogue, write_catalogue
+from ensadv_data.description import CARD, CROISSANT, write_description
+from ensadv_data.errors import IntegrityError
 from ensadv_data.objects import objects_at
 from ensadv_data.options import PATH, STORE, device_option, named, optional_data
 from ensadv_data.signature import make_key
@@ -17,7 +20,7 @@ from ensadv_data.terminal import print_check
 from ensadv_data.trust import read_trust
 from ensadv_data.verification import Wanted, sign_store, verified
 
-__all__ = ["keygen", "sign", "verify"]
+__all__ = ["catalogue", "describe", "keygen", "sign", "verify"]
 
 
 @click.command(epilog="Example:  ensadv-data keygen --out ~/keys/team-a.key --name team-a")
@@ -115,3 +118,48 @@ def verify(
     for line in verified(objects_at(store), wanted):
         print_check(*line)
     click.echo(f"{store}: all of this holds")
+
+
+@click.command(epilog="Example:  ensadv-data describe shards --url https://example.org/shards")
+@click.argument("store", type=STORE)
+@click.option("--name", help="What the store is published as; as it is signed, unless given, and so are the others.")
+@click.option("--licence", help="Such as CC-BY-4.0.")
+@click.option("--creator", help="Who made it.")
+@click.option("--citation", help="How to cite it, one line.")
+@click.option("--url", help="Where others find the store.")
+def describe(
+    store: Path | str,
+    name: str | None,
+    licence: str | None,
+    creator: str | None,
+    citation: str | None,
+    url: str | None,
+) -> None:
+    """Write a dataset card (README.md) and a Croissant file (croissant.json) beside the STORE's manifest."""
+    place = objects_at(store)
+    about = write_description(place, name=name, licence=licence, creator=creator, citation=citation, url=url)
+    for key in (CARD, CROISSANT):
+        click.echo(f"{place}/{key}: {about.name} version {about.version}")
+    said = {"--licence": about.licence, "--creator": about.creator, "--citation": about.citation, "--url": url}
+    if missing := [option for option, text in said.items() if not text]:
+        click.echo(f"not said: {', '.join(missing)}")
+
+
+@click.command(epilog="Example:  ensadv-data catalogue manifests --trust trust.toml --out index.html")
+@click.argument("folder", type=PATH)
+@click.option("--out", type=PATH, required=True, help="HTML to write.")
+@click.option("--trust", type=PATH, help="TOML of trusted public keys; without it no signature is checked.")
+@click.option("--title", default="Stores", show_default=True)
+def catalogue(folder: Path, out: Path, trust: Path | None, title: str) -> None:
+    """Write a page that lists the manifests of a FOLDER: NAME.json with NAME.sig.json, or stores.
+
+    A file that is no manifest is on the page too, with the reason; the exit code is then 4.
+    """
+    found = read_catalogue(folder, trust=None if trust is None else read_trust(trust))
+    path = write_catalogue(out, found, title=title)
+    click.echo(f"catalogue: {path}  stores: {len(found.listed)}")
+    if found.refused:
+        raise IntegrityError(
+            f"{folder}: expected manifests only; files that are none: {len(found.refused)}; the page has all, the "
+            f"first: {found.refused[0][1]}"
+        )

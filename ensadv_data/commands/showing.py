@@ -10,28 +10,53 @@ from typing import Any
 import click
 
 from ensadv_data.data import open_data
-from ensadv_data.inspection import compare_stores, describe_model, describe_store, is_store
+from ensadv_data.inspection import BLOCKS, compare_stores, describe_model, describe_store, is_store, measure_agreement
 from ensadv_data.options import (
     PATH,
     STORE,
     data_options,
 )
-from ensadv_data.report import write_report
+from ensadv_data.report import write_report, write_store_page
 from ensadv_data.spec import (
     DataSpec,
     checked,
 )
-from ensadv_data.terminal import print_differences, print_store
+from ensadv_data.store import open_store
+from ensadv_data.terminal import print_agreement, print_differences, print_store
 
 __all__ = ["inspect", "report"]
 
 
-@click.command(epilog="Example:  ensadv-data inspect shards")
+@click.command(
+    epilog="Examples:  ensadv-data inspect shards --agreement;  ensadv-data inspect shards --html shards.html"
+)
 @click.argument("path", type=STORE)
 @click.option("--against", type=STORE, help="Another store of the same images: how its directions differ.")
+@click.option("--agreement", is_flag=True, help="Also share of equal signs of every two entries; reads some blocks.")
+@click.option(
+    "--sample-blocks", type=click.IntRange(min=1), default=BLOCKS, show_default=True, help="Blocks that it is from."
+)
+@click.option("--html", type=PATH, help="Write a page, readable offline: all of this, and pictures.")
+@click.option("--data", help="Data set of the store's images, for pictures of them before and after.")
+@click.option("--data-dir", type=str, help="Folder with the data set's files.")
+@click.option("--limit", type=int, help="Of its first N images, as at precompute.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(path: Path | str, against: Path | str | None, as_json: bool) -> None:
+def inspect(
+    path: Path | str,
+    against: Path | str | None,
+    agreement: bool,
+    sample_blocks: int,
+    html: Path | None,
+    data: str | None,
+    data_dir: str | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
     """Show what a store or a weights file holds."""
+    if against is not None and (agreement or html):
+        raise click.UsageError("--against compares two stores, --agreement and --html show one; call it twice")
+    if data is not None and html is None:
+        raise click.UsageError("--data is for the pictures of --html FILE")
     if against is not None:
         found = compare_stores(path, against)
         if as_json:
@@ -40,13 +65,26 @@ def inspect(path: Path | str, against: Path | str | None, as_json: bool) -> None
             print_differences(found)
         return
     if not is_store(path):
+        if agreement or html:
+            raise click.UsageError(f"--agreement and --html show a store, and {path} is a file")
         click.echo(json.dumps(describe_model(Path(path)), indent=1))
         return
     summary = describe_store(path)
+    agreed = measure_agreement(path, blocks=sample_blocks) if agreement or html else None
     if as_json:
-        click.echo(json.dumps(summary.to_json(), indent=1))
-        return
-    print_store(summary)
+        more = {} if agreed is None else {"agreement": agreed.to_json()}
+        click.echo(json.dumps(summary.to_json() | more, indent=1))
+    else:
+        print_store(summary)
+        if agreed is not None:
+            print_agreement(agreed)
+    if html is not None and agreed is not None:
+        store, images = open_store(path), None
+        if data is not None:
+            where = checked(DataSpec, {"data": data, "data_dir": data_dir, "limit": limit}, where="inspect")
+            images = open_data(where, store.header.split)
+        write_store_page(html, store, summary, agreed, data=images)
+        click.echo(f"page: {html}", err=as_json)
 
 
 @click.command(

@@ -20,11 +20,9 @@ from ensadv_data.objects import AT_ONCE, Objects
 from ensadv_data.progress import progress_bar
 from ensadv_data.store import PART, Part, read_part
 from ensadv_data.untrusted import OWN_MANIFEST
-from ensadv_data.verification import BESIDE
+from ensadv_data.verification import BESIDE, BESIDE_BYTES
 
 __all__ = ["Moved", "begin", "checked", "each", "finish", "manifest_bytes", "moved", "telling"]
-
-_BESIDE_BYTES = 1 << 20  # at most, of what lies beside a manifest
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def finish(place: Objects, raw: bytes, origin: Objects) -> None:
     """What lies beside the manifest, and then the manifest: the copy is complete."""
     for key in sorted(BESIDE - {"manifest.json", PART}):
         try:
-            place.write(key, origin.read_at_most(key, _BESIDE_BYTES))
+            place.write(key, origin.read_at_most(key, BESIDE_BYTES))
         except FileNotFoundError:
             continue
     place.write("manifest.json", raw)

@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens anywhere, offline, from results, logs and stores."""
+"""The report: one HTML file that opens anywhere, offline, from results, logs and stores; and the page of one store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from pathlib import Path
 from ensadv_data.data import Dataset
 from ensadv_data.errors import QuantityError
 from ensadv_data.files import write_atomic
-from ensadv_data.report.charts import draw_errors, draw_examples, draw_losses, draw_pictures
+from ensadv_data.inspection import Agreement, StoreSummary
+from ensadv_data.report.charts import (
+    draw_agreement,
+    draw_directions,
+    draw_errors,
+    draw_examples,
+    draw_losses,
+    draw_pictures,
+)
 from ensadv_data.report.diagnoses import describe_diagnosis, read_diagnosis
 from ensadv_data.report.inputs import read_json, read_log, read_result
 from ensadv_data.report.page import (
@@ -19,9 +27,9 @@ from ensadv_data.report.page import (
     in_one_word,
     render_page,
 )
-from ensadv_data.store import open_store
+from ensadv_data.store import Store, open_store
 
-__all__ = ["write_report"]
+__all__ = ["render_page", "write_page", "write_report", "write_store_page"]
 
 
 def write_report(
@@ -88,6 +96,7 @@ def write_report(
     opened = [open_store(path) for path in stores]
     pictured = [store for store in opened if data is not None and store.header.split == data.split]
     page = render_page(
+        "report",
         title=title,
         epsilon=epsilon,
         data=in_one_word(measured or ([data.name] if data is not None else [])),
@@ -110,5 +119,69 @@ def write_report(
         pictures=None if data is None else draw_pictures(data, pictured, epsilon=epsilon),
         stages=dict(stages or {}),
     )
-    write_atomic(out, page.encode("utf-8", "replace"))  # a name may hold half of a surrogate pair
+    return write_page(out, page)
+
+
+def write_store_page(
+    out: Path,
+    store: Store,
+    summary: StoreSummary,
+    agreement: Agreement,
+    *,
+    data: Dataset | None = None,
+    epsilon: float = 0.3,
+) -> Path:
+    """Write the page of a store: what it holds, how its entries agree, and what some directions look like.
+
+    Parameters
+    ----------
+    out
+        The HTML file. It needs no network and no other file.
+    store
+        A complete store.
+    summary, agreement
+        What :mod:`ensadv_data.inspection` found in it.
+    data
+        The images that it belongs to, uint8 (N, C, H, W): its pictures are then images before and after. Without them
+        they are directions.
+    epsilon
+        L∞ radius of those pictures, pixels in [0, 1]; a perturbation of an iterative attack keeps its own.
+
+    Returns
+    -------
+    Path
+        ``out``.
+
+    Raises
+    ------
+    InputError
+        The store is for images of another shape.
+    AlignmentError
+        The store was made for other images than ``data``.
+    ChunkError
+        A chunk of the store is missing, truncated or corrupted.
+    OutputError
+        ``out`` cannot be written.
+    """
+    page = render_page(
+        "store",
+        title=f"Store {store.place.name}",
+        summary=summary,
+        agreement=agreement,
+        chart=draw_agreement(agreement, salt="agreement") if len(agreement.keys) > 1 else None,
+        directions=draw_directions(store) if data is None else None,
+        pictures=None if data is None else draw_pictures(data, [store], epsilon=epsilon),
+    )
+    return write_page(out, page)
+
+
+def write_page(out: Path, page: str) -> Path:
+    """Write a page, whole or not at all; a name in it may hold half of a surrogate pair.
+
+    Raises
+    ------
+    OutputError
+        ``out`` cannot be written.
+    """
+    write_atomic(out, page.encode("utf-8", "replace"))
     return out

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ensadv_data.codec import unpack_signs
 from ensadv_data.data import Dataset, digest_examples
+from ensadv_data.inspection import Agreement
 from ensadv_data.report.inputs import Curve, Pictures, Rate, Result, Run, Target
 from ensadv_data.store import Store, perturb_images
 
@@ -24,7 +26,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_curves", "draw_errors", "draw_examples", "draw_losses", "draw_pictures", "encode_png", "picture_of"]
+__all__ = [
+    "draw_agreement",
+    "draw_curves",
+    "draw_directions",
+    "draw_errors",
+    "draw_examples",
+    "draw_losses",
+    "draw_pictures",
+    "encode_png",
+    "picture_of",
+]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -54,6 +66,8 @@ _SCALE = 3  # of a picture; nearest neighbour, since single pixels matter
 _SIDE = 64  # larger images are cut to their middle, which keeps the page small
 _LOOKED_AT = 512  # examples among which one of each class is looked for
 _STRIPS = 12  # sources and attacks shown
+_MOST = 0.45  # opacity of a square: a figure can be read on it, light and dark
+_WRITTEN = 12  # entries of an agreement whose squares have room for a figure
 
 
 def draw_errors(result: Result, *, salt: str) -> str:
@@ -93,6 +107,61 @@ def draw_curves(curves: Mapping[str, Sequence[float]], *, across: str, up: str, 
         axes.grid(axis="y", linewidth=0.6)
         axes.legend(frameon=False, fontsize=12, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
         return finish(label)
+
+
+def draw_agreement(found: Agreement, *, salt: str) -> str:
+    """The agreement of every two entries as coloured squares, as SVG: one colour above half, another below."""
+    count = len(found.keys)
+    side = 44 if count <= _WRITTEN else 18
+    with _drawing(salt, side * count + 240, side * count + 40) as (axes, finish):
+        from matplotlib.patches import Rectangle
+
+        for row, shares in enumerate(found.shares):
+            for column, share in enumerate(shares):
+                if share is None:
+                    continue
+                strength = min(1.0, abs(2 * share - 1))
+                colour = _ONE if share >= 0.5 else _TWO
+                axes.add_patch(
+                    Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, alpha=_MOST * strength, linewidth=0)
+                )
+                if count <= _WRITTEN:
+                    axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center")
+        axes.set_xlim(-0.5, count - 0.5)
+        axes.set_ylim(count - 0.5, -0.5)
+        axes.set_xticks(range(count), [str(number + 1) for number in range(count)])
+        axes.set_yticks(
+            range(count), [f"{_shortened(key)}  {number}" for number, key in enumerate(found.keys, start=1)]
+        )
+        axes.tick_params(length=0)
+        axes.set_aspect("equal")
+        return finish(f"Agreement of {count} entries, in %; the table below has the figures")
+
+
+def draw_directions(store: Store) -> dict[str, Any]:
+    """What is stored of the first images, as PNG: −1 black, 0 grey, +1 white; a delta in parts of its radius.
+
+    Raises
+    ------
+    ChunkError
+        A chunk is missing, truncated or corrupted.
+    """
+    header = store.header
+    rows = np.arange(min(header.n, 6 if max(header.shape[1:]) <= _SIDE // 2 else 3))
+    strips = []
+    for entry in store.entries[:_STRIPS]:
+        planes = store.gather(entry, np.zeros_like(rows), rows)
+        if planes.direction is None:
+            values = np.asarray(planes.delta) / np.float32(127)
+        else:
+            values = unpack_signs(planes.direction, planes.nonzero, d=header.d).astype(np.float32)
+        strips.append({"name": entry.key, "images": _strip(values.reshape(len(rows), *header.shape) / 2 + 0.5)})
+    return {
+        "rows": rows.tolist(),
+        "strips": strips,
+        "left_out": len(store.entries) - len(strips),
+        "is_cut": max(header.shape[1:]) > _SIDE,
+    }
 
 
 def picture_of(values_HW: npt.NDArray[np.float64]) -> dict[str, Any]:

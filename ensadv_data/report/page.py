@@ -10,7 +10,7 @@ from importlib import resources
 from importlib.metadata import version
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from ensadv_data.report.inputs import Result, Run, Target
 from ensadv_data.store import Entry, Store
@@ -137,14 +137,23 @@ def in_one_word(values: Sequence[Any]) -> str | None:
     return ", ".join(dict.fromkeys(f"{value:,}" if isinstance(value, int) else str(value) for value in values)) or None
 
 
-def render_page(**content: Any) -> str:
-    """Fill the template; all text is escaped, charts and pictures excepted."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def render_page(name: str, **content: Any) -> str:
+    """Fill a template of that name; all text is escaped, charts and pictures excepted."""
+    environment = Environment(
+        loader=FunctionLoader(_template),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["percent"] = _percent
     environment.filters["duration"] = _duration
     environment.filters["digest"] = _digest
-    template = resources.files("ensadv_data").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(version=version("ensadv-data"), **content)
+    return environment.get_template(name).render(version=version("ensadv-data"), **content)
+
+
+def _template(name: str) -> str:
+    return resources.files("ensadv_data").joinpath(f"templates/{name}.html.j2").read_text(encoding="utf-8")
 
 
 def _percent(share: float) -> str:

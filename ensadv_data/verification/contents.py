@@ -23,12 +23,14 @@ from ensadv_data.store import PART, Entry, decode_chunk
 from ensadv_data.untrusted import quoted
 from ensadv_data.verification.blueprint import Array, Blueprint
 
-__all__ = ["BESIDE", "check_chunks", "check_presence", "chunk_of"]
+__all__ = ["BESIDE", "BESIDE_BYTES", "check_chunks", "check_presence", "chunk_of"]
 
 # What may lie beside the objects and the documents; none of it is read.
 BESIDE = frozenset(
     {"manifest.json", "manifest.sig.json", PART, "README.md", "croissant.json", "LICENSE", ".gitattributes"}
 )
+
+BESIDE_BYTES = 2**20  # of each of these at most, where they are copied
 
 _AT_ONCE = 4  # chunks in memory
 _WINDOW = 64  # tasks that are handed out at once

@@ -24,6 +24,8 @@ __all__ = [
     "compare_stores",
     "describe_model",
     "describe_store",
+    "epsilons_of",
+    "is_store",
 ]
 
 _EPSILON = {
@@ -183,6 +185,11 @@ def is_store(path: Path | str) -> bool:
     return path.is_dir()
 
 
+def epsilons_of(entry: Entry) -> str:
+    """The epsilons that an entry can serve, in words."""
+    return _EPSILON[entry.kind].format(alpha=entry.alpha or 0, epsilon=entry.epsilon or 0)
+
+
 def _describe_entries(store: Store, zeros: dict[str, int]) -> list[EntrySummary]:
     values = store.header.draws * store.header.n * store.header.d
     rows = []
@@ -195,7 +202,7 @@ def _describe_entries(store: Store, zeros: dict[str, int]) -> list[EntrySummary]
                 architecture=entry.architecture,
                 attack=entry.attack,
                 kind=entry.kind,
-                epsilon=_EPSILON[entry.kind].format(alpha=entry.alpha or 0, epsilon=entry.epsilon or 0),
+                epsilon=epsilons_of(entry),
                 zeros=None if entry.kind == "delta" else zeros.get(entry.key, 0) / values,
                 bits_per_value=8 * packed / values,
                 source_digest=entry.source_digest,

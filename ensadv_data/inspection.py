@@ -126,6 +126,11 @@ def compare_stores(path: Path | str, other: Path | str) -> tuple[EntryDifference
         A chunk is missing, truncated or corrupted.
     """
     here, there = open_store(path), open_store(other)
+    told = [
+        (s.header.plan.get("augment"), s.header.plan["seed"]) for s in (here, there) if s.header.plan.get("augment")
+    ]
+    if told and told != told[:1] * 2:
+        raise InputError(f"expected views of one augmentation and seed in both, got others in {path} and in {other}")
     if (here.header.data_digest, here.header.n) != (there.header.data_digest, there.header.n):
         raise InputError(
             f"{other}: expected a store of the {here.header.n} images of {path}, found {there.header.n} of "

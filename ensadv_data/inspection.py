@@ -16,6 +16,7 @@ from ensadv_data.models import read_metadata
 from ensadv_data.objects import Objects
 from ensadv_data.progress import progress_bar
 from ensadv_data.store import Entry, Store, open_store
+from ensadv_data.views import Views
 
 __all__ = [
     "EntryDifference",
@@ -63,6 +64,7 @@ class StoreSummary:
     bytes: int
     mode: str
     labels: str  # predicted, or true: for evaluation
+    views: str | None  # the augmentation by which each draw has a view of its own; None: whole images
     bits_per_value: float  # over all entries and draws, masks and padding included
     entries: tuple[EntrySummary, ...]
 
@@ -99,6 +101,7 @@ def describe_store(path: Objects | Path | str) -> StoreSummary:
         bytes=sum(record.bytes for key, record in manifest.objects.items() if key.startswith(here)),
         mode=str(header.plan.get("mode")),
         labels=str(header.plan.get("labels", "predicted")),
+        views=None if (views := Views.of_plan(header.plan)) is None else views.augment.label,
         bits_per_value=sum(row.bits_per_value for row in entries) / len(entries),
         entries=entries,
     )

@@ -239,7 +239,7 @@ class EvaluateSpec(Spec):
     device: str = "cpu"
 
 
-Measure = Literal["masking", "rounding", "cone", "surface", "discrepancy"]
+Measure = Literal["masking", "rounding", "cone", "surface", "flips", "discrepancy"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 

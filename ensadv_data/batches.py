@@ -17,7 +17,9 @@ from ensadv_data.device_codec import apply_deltas, apply_signs, pixels, ship
 from ensadv_data.dist import Place
 from ensadv_data.keys import derive_key
 from ensadv_data.mixing import Part, Schedule, StepPlan, plan_step
-from ensadv_data.store import Entry, Move, Store, packed_moves, perturb_images
+from ensadv_data.spec import AugmentSpec
+from ensadv_data.store import Entry, Move, Store, apply_moves, packed_moves, perturb_images
+from ensadv_data.views import Views, cut, cut_signs
 
 __all__ = ["Batch", "Batches", "Delivered", "Loaded", "deliver"]
 
@@ -40,7 +42,7 @@ class Batch:
     """Everything of a step that needs no model; B images, the last ``adversarial`` of which are to be perturbed."""
 
     plan: StepPlan
-    images: npt.NDArray[np.uint8]  # (B, C, H, W)
+    images: npt.NDArray[np.uint8]  # (B, C, H, W), cropped and flipped where the training does
     labels: I64  # (B,)
     adversarial: int
     # for each source: adversarial images (P, C, H, W), or what makes them, packed; None: a model computes them
@@ -103,6 +105,9 @@ class Batches:
         Whether perturbations stay packed, to be applied on another device.
     place
         Whose share of each step.
+    augment
+        What images undergo, each in its own way in each epoch. Stored perturbations of whole images are moved with
+        their image; those of views stand at the views that they were made of.
     """
 
     def __init__(
@@ -114,9 +119,10 @@ class Batches:
         replace: bool = False,
         packed: bool = False,
         place: Place = Place(),
+        augment: AugmentSpec | None = None,
     ) -> None:
         self.dataset, self.schedule, self.place = dataset, schedule, place
-        self.fresh, self.replace, self.packed = fresh, replace, packed
+        self.fresh, self.replace, self.packed, self.augment = fresh, replace, packed, augment
         stores = {id(store): store for source in schedule.sources for store, _ in source.entries}
         self._stores = list(stores.values())
         self._proved = np.zeros(len(dataset), bool)
@@ -151,14 +157,18 @@ class Batches:
     def _perturbed(self, plan: StepPlan, images: npt.NDArray[np.uint8], labels: I64, *, epoch: int) -> Batch:
         adversarial = len(images) // (2 if self.replace else 1) if plan.attacks else 0
         parts = plan.parts(len(images) - adversarial) if adversarial else []
+        boxes = self._boxes(plan, parts, epoch)
+        if boxes is not None:
+            images = cut(images, boxes)
         static: list[tuple[Part, F32 | Sequence[Move] | None]] = []
         for part in parts:
             if not self.schedule.sources[part.source].entries:
                 static.append((part, None))
-            elif self.packed:
-                static.append((part, packed_moves(*self._entry(part), **self._asked(part, epoch))))
-            else:
-                static.append((part, self.perturb(images[part.rows], part, epoch=epoch)))
+                continue
+            moves = packed_moves(*self._entry(part), **self._asked(part, epoch), views=True)
+            if boxes is not None and self._views(part) is None:
+                moves = [self._moved(move, boxes[part.rows]) for move in moves]
+            static.append((part, moves if self.packed else apply_moves(images[part.rows], moves)))
         return Batch(plan, images, labels, adversarial, tuple(static))
 
     def read(self, plan: StepPlan) -> tuple[npt.NDArray[np.uint8], I64]:
@@ -185,6 +195,29 @@ class Batches:
         """
         store, entry = self._entry(part)
         return perturb_images(store, entry, images_PCHW, **self._asked(part, epoch))
+
+    def _boxes(self, plan: StepPlan, parts: Sequence[Part], epoch: int) -> npt.NDArray[np.int32] | None:
+        """Where each image is cut: as the draw was that perturbs it, else by this epoch's own random numbers."""
+        if self.augment is None:
+            return None
+        shape, fresh = self.dataset.shape, Views(self.augment, derive_key("augment", self.schedule.seed, epoch))
+        boxes = fresh.boxes(shape, draws=np.zeros_like(plan.indices), examples=plan.indices)
+        for part in parts:
+            if (views := self._views(part)) is not None:
+                boxes[part.rows] = views.boxes(shape, draws=part.draws, examples=part.indices)
+        return boxes
+
+    def _views(self, part: Part) -> Views | None:
+        """The views that a part's source was made of; None: whole images, or it computes."""
+        entries = self.schedule.sources[part.source].entries
+        return Views.of_plan(entries[part.attack][0].header.plan) if entries else None
+
+    def _moved(self, move: Move, boxes: npt.NDArray[np.int32]) -> Move:
+        """A perturbation of whole images, moved as they are."""
+        shape = self.dataset.shape
+        if move.plane.dtype == np.int8:
+            return Move(cut(move.plane.reshape(-1, *shape), boxes).reshape(move.plane.shape), None, move.radius)
+        return Move(*cut_signs(move.plane, move.nonzero, boxes, shape=shape), move.radius)
 
     def _entry(self, part: Part) -> tuple[Store, Entry]:
         return self.schedule.sources[part.source].entries[part.attack]

@@ -56,6 +56,8 @@ def export_store(store: Path | str, out: Path, *, shard_bytes: int = 10**9, imag
     ------
     QuantityError
         ``shard_bytes`` is below one.
+    InputError
+        A joint set is asked for, of a store of views.
     OutputError
         ``out`` holds something else, or cannot be written.
     AlignmentError
@@ -71,6 +73,10 @@ def export_store(store: Path | str, out: Path, *, shard_bytes: int = 10**9, imag
     masked = frozenset(entry.key for entry in source.entries if source.has_mask(entry))
     records = Records(source.header, source.entries, masked, images is not None)
     if images is not None:
+        if source.header.plan.get("augment") is not None:
+            raise InputError(
+                f"{store}: expected no --data to export views, got it: directions belong to crops, not to it"
+            )
         _check_images(source, images)
     name = _name(source.place)
     planned = list(_planned(records, name, shard_bytes))
@@ -157,6 +163,7 @@ def _index(records: Records, manifest: bytes, shards: list[Shard]) -> ExportInde
     entries = (EntryRecord(**asdict(entry), masked=entry.key in records.masked) for entry in records.entries)
     about = header.attributes()
     return ExportIndex(
+        version=about["version"],
         kind="joint" if records.is_joint else "overlay",
         manifest=hashlib.sha256(manifest).hexdigest(),
         store=StoreRecord(**{name: about[name] for name in StoreRecord.model_fields}),

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ensadv_data.errors import InputError, IntegrityError
 from ensadv_data.objects import Objects, objects_at
@@ -70,7 +70,7 @@ class Manifest(_Record):
     """What a complete store holds. ``plan`` has the attacks, mode, seed, precision, threads and batch size."""
 
     format: Literal["ensadv-data"] = "ensadv-data"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1  # 2: of views
     data: DataRecord
     sources: tuple[SourceRecord, ...] = Field(strict=False)
     draws: int = Field(ge=1, le=_MOST_DRAWS)
@@ -78,6 +78,12 @@ class Manifest(_Record):
     zeros: dict[str, int]
     software: dict[str, str]
     objects: dict[str, ObjectRecord]
+
+    @model_validator(mode="after")
+    def _of_its_version(self) -> Self:
+        if self.version != (wanted := 1 if self.plan.get("augment") is None else 2):
+            raise ValueError(f"expected version {wanted} with such a plan, found {self.version}")
+        return self
 
     @property
     def digest(self) -> str:

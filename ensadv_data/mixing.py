@@ -20,8 +20,9 @@ from ensadv_data.data import Dataset
 from ensadv_data.dist import Place
 from ensadv_data.errors import InputError, QuantityError
 from ensadv_data.keys import numpy_generator
-from ensadv_data.spec import EpsilonSpec
+from ensadv_data.spec import AugmentSpec, EpsilonSpec
 from ensadv_data.store import Cache, Entry, Store, open_store
+from ensadv_data.views import Views
 
 __all__ = [
     "ONLINE",
@@ -29,6 +30,7 @@ __all__ = [
     "Schedule",
     "Source",
     "StepPlan",
+    "augmentation_of",
     "check_draws",
     "check_epsilon",
     "check_room",
@@ -227,6 +229,40 @@ def check_shares(batch_size: int, place: Place, *, halves: bool, parts: int = 1)
             f"accumulate: expected at most {batch_size // share} parts of {batch_size} images for {place.world_size} "
             f"processes{' that replace half of them' if halves else ''}, got {parts}"
         )
+
+
+def augmentation_of(sources: Sequence[Source], asked: AugmentSpec | None) -> AugmentSpec | None:
+    """What the images of a training undergo: what was asked, or what its stores are views of.
+
+    Raises
+    ------
+    InputError
+        Stores are of other views than asked, or than one another; or what was asked resizes, and a store has no views.
+    """
+    stores = {id(store): store for source in sources for store, _ in source.entries}
+    views = [(store, Views.of_plan(store.header.plan)) for store in stores.values()]
+    told = [(store, None if each is None else each.augment) for store, each in views]
+    for store, found in told:
+        if found != told[0][1]:
+            raise InputError(
+                f"{store.place}: expected directions of {_views(told[0][1])}, as {told[0][0].place} has them, found "
+                f"{_views(found)}; train with stores of one kind"
+            )
+        if found is not None and asked not in (None, found):
+            raise InputError(
+                f"augment: expected {found.label}, of which {store.place} has the views, got {_views(asked)}; "
+                "leave it out, and the views are replayed"
+            )
+        if found is None and asked is not None and not asked.is_exact:
+            raise InputError(
+                f"augment: expected crop or flip for {store.place}, whose directions are of whole images, got "
+                f"{asked.label}; make a store of views: precompute --augment {asked.label}"
+            )
+    return told[0][1] or asked if told else asked
+
+
+def _views(augment: AugmentSpec | None) -> str:
+    return "whole images" if augment is None else f"views by {augment.label}"
 
 
 def check_draws(sources: Sequence[Source], draws: int | None) -> None:

@@ -26,6 +26,7 @@ from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.models import Model
 from ensadv_data.spec import AttackSpec, PrecomputeSpec
 from ensadv_data.store import Entry, Planes
+from ensadv_data.views import Views, cut
 
 __all__ = ["BlockRows", "entries_of", "equal_draws", "perturb_block", "plan_of"]
 
@@ -78,7 +79,7 @@ def equal_draws(spec: PrecomputeSpec, model: Model) -> Iterator[str]:
     """Remarks on draws that cannot differ, and so cost their bits for nothing."""
     modules = model.module.modules()
     drops = any(isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0 for module in modules)
-    if spec.draws == 1:
+    if spec.draws == 1 or spec.augment is not None:
         return
     for attack in spec.attacks:
         has_dropout = attack.kind == "sign" and spec.mode == "train" and drops  # iterative attacks never use it
@@ -171,6 +172,7 @@ class BlockRows:
             for name, packed in made.items():
                 self._keep(name, packed, slice(None), place)
             for k in range(spec.draws if len(made) < len(spec.attacks) else 0):
+                x = _view(x, images_NCHW[start:stop], spec, examples=examples, k=k)
                 for name, packed in _draw(model, x, label, spec, self._entries, examples=examples, k=k).items():
                     self._keep(name, packed, k, place)
 
@@ -193,10 +195,21 @@ class BlockRows:
             self._masks[name][draw, place] = mask
 
 
+def _view(
+    x: Tensor, images_NCHW: npt.NDArray[np.uint8], spec: PrecomputeSpec, *, examples: npt.NDArray[np.int64], k: int
+) -> Tensor:
+    """Where one draw is computed: at the images as they are, ``x``, or at views of them."""
+    if spec.augment is None:
+        return x
+    shape: Any = images_NCHW.shape[1:]
+    boxes = Views.of(spec.augment, spec.seed).boxes(shape, draws=np.full_like(examples, k), examples=examples)
+    return torch.from_numpy(cut(images_NCHW, boxes)).to(x.device).float() / 255
+
+
 def _labelled(
     model: Model, x: Tensor, y_true: Tensor, spec: PrecomputeSpec, *, examples: npt.NDArray[np.int64]
 ) -> tuple[dict[str, Tensor], dict[str, _Packed]]:
-    """The label of every attack, and what one forward pass at the images makes for all draws: what has no chance."""
+    """The label of every attack, from the whole image; and what this forward pass makes for all draws at once."""
     label: dict[str, Tensor] = {}
 
     def name_labels(logits: Tensor) -> list[Tensor]:
@@ -205,7 +218,7 @@ def _labelled(
         label.update({a.name: logits.argmin(1) if a.least_likely else away for a in spec.attacks})
         return [label[attack.name] for attack in certain]
 
-    certain = [attack for attack in spec.attacks if attack.kind == "sign" and spec.mode == "eval"]
+    certain = [attack for attack in spec.attacks if _is_certain(attack, spec)]
     if not certain:
         name_labels(logits_of(model.module, x))
         return label, {}
@@ -230,7 +243,7 @@ def _draw(
     """One draw of the attacks that chance has a part in, on one batch; those at the same point share a forward pass."""
     dropout = spec.mode == "train"
     results: dict[str, _Packed] = {}
-    at_x = [attack for attack in spec.attacks if attack.kind == "sign" and dropout]  # else _labelled made them
+    at_x = [a for a in spec.attacks if a.kind == "sign" and not _is_certain(a, spec)]  # _labelled made the others
     points: list[tuple[Tensor, list[AttackSpec]]] = [(x, at_x)]
     for attack in spec.attacks:
         noise = noise_of(
@@ -263,6 +276,11 @@ def _draw(
         for attack, gradient in zip(attacks, gradients, strict=True):
             results[attack.name] = _signs(attack, gradient, model, examples)
     return results
+
+
+def _is_certain(attack: AttackSpec, spec: PrecomputeSpec) -> bool:
+    """Whether all draws of an attack are equal, so that one forward pass gives label and direction."""
+    return attack.kind == "sign" and spec.mode == "eval" and spec.augment is None
 
 
 def _signs(attack: AttackSpec, gradient: Tensor, model: Model, examples: npt.NDArray[np.int64]) -> _Packed:

@@ -37,6 +37,7 @@ from ensadv_data.store import (
     block_of,
     block_size,
     damaged_blocks,
+    format_version,
     root_attributes,
     shortened,
 )
@@ -223,6 +224,7 @@ def manifest_of(
     """The manifest of a store, with size and SHA-256 of each object, and how many values of each entry are zero."""
     packages = ("ensadv-data", "torch", "numpy", "zarr")
     return Manifest(
+        version=format_version(header.plan),
         data=DataRecord(
             name=header.data,
             split=header.split,

@@ -54,6 +54,7 @@ def print_store(summary: StoreSummary) -> None:
         f"data    {summary.data}: {summary.n} images {shape}, digest {summary.data_digest}",
         f"mode    {summary.mode}",
         f"labels  {summary.labels}",
+        *([] if summary.views is None else [f"views   {summary.views}, one a draw"]),
         f"bits    {summary.bits_per_value:.4f} a value and draw, with masks",
     )
     print("\n".join(lines))
@@ -108,6 +109,12 @@ def print_diagnosis(result: Mapping[str, Any]) -> None:
     for measure, title, columns, cells in (
         ("masking", f"gradient masking; {where}", _MASKING, _masking_cells),
         ("rounding", f"lost to float32; {where}", _ROUNDING, _rounding_cells),
+        (
+            "flips",
+            f"signs of a flipped direction that a fresh one has; {where}",
+            _FLIPS,
+            _flip_cells,
+        ),
     ):
         rows = [[name, *cells(found[measure])] for name, found in models.items() if measure in found]
         if rows:
@@ -252,6 +259,13 @@ _MASKING = [
     "excluded",
 ]
 _ROUNDING = ["wrong signs, ce", "margin", "lost gradients, ce", "margin", "p = 1", "exact zeros"]
+
+
+_FLIPS = ["FGSM", "Step-LL", "same label"]
+
+
+def _flip_cells(found: Mapping[str, Any]) -> list[str]:
+    return ["–" if found[name] is None else f"{found[name]:.1%}" for name in ("fgsm", "step_ll", "same_label")]
 
 
 def _masking_cells(found: Mapping[str, Any]) -> list[str]:

@@ -49,6 +49,7 @@ from ensadv_data.mixing import (
     Schedule,
     Source,
     StepPlan,
+    augmentation_of,
     check_draws,
     check_epsilon,
     check_room,
@@ -218,6 +219,7 @@ class TrainingRun:
             replace=spec.batches == "replace",
             packed=self.device.type != "cpu",
             place=self.place,
+            augment=augmentation_of(static, spec.augment),
         )
         if module is None:
             module = build_model(spec.architecture, shape=dataset.shape, classes=dataset.classes, seed=spec.seed)

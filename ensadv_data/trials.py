@@ -113,7 +113,13 @@ class Trials:
         key = ("diagnosis", model.architecture, about)
         found = self._once(key, lambda: self._diagnosis(spec, model, whole))
         images = len(whole) if spec.images is None else min(spec.images, len(whole))
-        times = {"masking": images, "rounding": images, "cone": spec.points, "surface": len(spec.examples)}
+        times = {
+            "masking": images,
+            "rounding": images,
+            "cone": spec.points,
+            "surface": len(spec.examples),
+            "flips": images,
+        }
         return sum(seconds * times[name] for name, (seconds, _) in found.items()), {
             name: about for name, (_, about) in found.items()
         }
@@ -186,7 +192,7 @@ class Trials:
         )
         found: dict[str, tuple[float, Any]] = {}
         model.module.to(spec.device)
-        times = {"masking": images, "rounding": images, "cone": points, "surface": 1}
+        times = {"masking": images, "rounding": images, "cone": points, "surface": 1, "flips": images}
         for name in (name for name in spec.measures if name in times):
             one = small.model_copy(update={"measures": (name,)})
             began = time.perf_counter()

@@ -24,7 +24,18 @@ Sources = Mapping[str, str]
 # other, but not in a circle.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "spec", "dist", "keys", "files", "ahead", "memory", "progress", "interrupts", "timing", "untrusted"),
-    ("attacks", "cluster", "codec", "compression", "device_codec", "gather", "objects", "signature", "statement"),
+    (
+        "attacks",
+        "cluster",
+        "codec",
+        "compression",
+        "device_codec",
+        "gather",
+        "objects",
+        "signature",
+        "statement",
+        "views",
+    ),
     ("store", "data", "models", "manifest", "trust"),
     (
         "average",
@@ -57,6 +68,7 @@ SAME_LAYER = {
     ("learner", "checkpoint"): "a checkpoint names the tensors of what learns",
     ("batches", "mixing"): "a batch is what the plan of its step describes",
     ("report", "inspection"): "the page of a store shows what inspection found in it",
+    ("views", "codec"): "boxes are drawn by the codec's counter-based generator",
     ("attacks", "codec"): "the random step of R+ is what the codec's counter-based generator draws",
 }
 
@@ -81,7 +93,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "huggingface_hub": ("models.timm_nets",),
     "jinja2": ("report",),
     "matplotlib": ("report",),
-    "numba": ("codec", "gather"),
+    "numba": ("codec", "gather", "views"),
     "numcodecs": ("compression",),
     "obstore": ("objects",),
     "pooch": ("data.fetch",),

@@ -426,7 +426,7 @@ DIAGNOSE = ("diagnose", *LIMIT, "--model", "a.safetensors")
         (("inspect", "a.safetensors.d"), "expected a store at a.safetensors.d, found none"),
         (
             (*DIAGNOSE, "--measure", "cones"),
-            "input should be 'masking', 'rounding', 'cone', 'surface' or 'discrepancy'",
+            "input should be 'masking', 'rounding', 'cone', 'surface', 'flips' or 'discrepancy'",
         ),
         ((*DIAGNOSE, "--single", "fgsm:epsilon=0.1"), "single: expected no epsilon in the attack, got 0.1"),
         ((*DIAGNOSE, "--example", "5000"), "example: expected an index in 0 … 1999, got 5000"),

@@ -17,6 +17,7 @@ from ensadv_data.evaluation import diagnosis
 from ensadv_data.evaluation.cone import measure_cone
 from ensadv_data.evaluation.diagnosis import diagnose
 from ensadv_data.evaluation.discrepancy import measure_discrepancy
+from ensadv_data.evaluation.flips import measure_flips
 from ensadv_data.evaluation.masking import measure_masking, measure_rounding
 from ensadv_data.evaluation.surface import measure_surface
 from ensadv_data.models import build_model, load_model, save_model
@@ -70,6 +71,7 @@ def test_every_measure_is_the_one_of_its_module(found, references):
         == measure_masking(model, some, single=single, iterative=iterative, seed=4, batch_size=25).to_json()
     )
     assert got["rounding"] == measure_rounding(model, some, batch_size=25).to_json()
+    assert got["flips"] == measure_flips(model, some, batch_size=25).to_json()
     radii = (0.05, 0.125, 0.2)
     assert got["cone"] == measure_cone(model, whole, epsilons=radii, points=6, seed=4, batch_size=25).to_json()
     assert [(each["example"], max(each["axis"])) for each in got["surface"]] == [
@@ -143,7 +145,15 @@ def test_the_bar_ends_where_the_work_ends(references, monkeypatch, measures):
 def test_tables_name_every_model_and_measure(found, capsys):
     terminal.print_diagnosis(found.to_json())
     said = capsys.readouterr().out
-    for words in ("gradient masking", "lost to float32", "cone of a", "cone of b", "discrepancy", "40 images"):
+    for words in (
+        "gradient masking",
+        "lost to float32",
+        "flipped direction",
+        "cone of a",
+        "cone of b",
+        "discrepancy",
+        "40 images",
+    ):
         assert words in said
 
 

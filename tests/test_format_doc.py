@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -13,7 +14,9 @@ from numcodecs.zstd import Zstd
 
 from ensadv_data.codec import random_bits, row_bytes, unpack_signs
 from ensadv_data.manifest import Manifest
+from ensadv_data.spec import parse_augment
 from ensadv_data.store import block_size, open_store
+from ensadv_data.views import Views, cut
 from test_store import make_images, make_store
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
@@ -84,6 +87,21 @@ def test_the_random_signs_on_the_page_are_ours(seed, k, image, stream, d):
     exec(code("python")[0], names)  # noqa: S102 - our own page
     bits = random_bits(seed, np.array([k]), np.array([image]), d=d, stream=stream)
     assert (unpack_signs(bits, d=d)[0] == names["r"]).all()
+
+
+@pytest.mark.parametrize("text", ["crop=3,flip", "crop", "flip", "random-resized-crop,flip", "random-resized-crop=1"])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 33, 21)])
+def test_the_views_on_the_page_are_ours(text, shape):
+    names: dict[str, Any] = {"np": np}
+    exec(code("python")[1], names)  # noqa: S102 - our own page
+    augment, images = parse_augment(text), make_images(30, shape=shape).images_NCHW
+    seed = int.from_bytes(hashlib.sha256(b"str:views\0int:7").digest()[:8], "little") >> 1
+    examples, draws = np.arange(30), np.full(30, 2)
+    found = cut(images, Views.of(augment, 7).boxes(shape, draws=draws, examples=examples))
+    asked = (augment.padding(shape), augment.area, augment.flip)
+    for example in examples:
+        words = np.random.Philox(key=seed + (2 << 64), counter=(int(example) << 64) + (4 << 128)).random_raw(41)
+        assert (names["view"](images[example], words, *asked) == found[example]).all()
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 1), (17, 784), (60_000, 784), (1_281_167, 268_203)])

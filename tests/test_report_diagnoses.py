@@ -16,6 +16,7 @@ import pytest
 from ensadv_data.errors import InputError
 from ensadv_data.evaluation.cone import Cone
 from ensadv_data.evaluation.discrepancy import measure_discrepancy
+from ensadv_data.evaluation.flips import Flips
 from ensadv_data.evaluation.masking import Masking, Rounding
 from ensadv_data.evaluation.surface import Surface
 from ensadv_data.report import write_report
@@ -57,6 +58,7 @@ def finding(name: str, *, points: int = 4) -> dict[str, Any]:
             lost_margin=0.0,
             saturated=0.25,
         ).to_json(),
+        "flips": Flips(images=40, fgsm=0.7134, step_ll=None, same_label=0.95).to_json(),
         "cone": Cone(
             points=points, skipped=3, orders=(1, 4), clipped=True, found={0.3: found}, whole={0.3: found // 4 * 4}
         ).to_json(),
@@ -95,7 +97,7 @@ def test_the_page_has_every_figure(tmp_path):
     earlier = finding("random")
     del earlier["masking"]["ratio_to_best_stderr"]  # as it was written before there was one
     assert "± 2.0" not in report(tmp_path, content(earlier=earlier))
-    for figure in ("3.37%", "1.25%", "25%", "19.3%"):
+    for figure in ("3.37%", "1.25%", "25%", "19.3%", "71.3%", "95.0%"):
         assert figure in html
     assert html.count("<svg") == 2
     assert "<b>50.0</b>" in html  # two of four points: all 4 of order 4
@@ -119,6 +121,7 @@ def test_only_what_was_measured_has_a_section(tmp_path):
     for heading in (
         "One step against many",
         "What float32 takes away",
+        "Directions of flipped images",
         "Adversarial cone",
         "Loss around",
         "Discrepancy",

@@ -80,6 +80,7 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
 @click.option("--auxiliary-weight", type=float, default=0.0, show_default=True, help="Of Inception's auxiliary logits.")
 @click.option("--ema", type=float, help="Decay of a moving average of the weights, to be written in their place.")
 @click.option("--accumulate", type=int, default=1, show_default=True, help="Parts of a batch, one after the other.")
+@click.option("--augment", help="crop[=PIXELS], flip, random-resized-crop[=SHARE]; of a store of views its own.")
 @click.option("--amp", is_flag=True, help="bfloat16 autocast.")
 @click.option("--threads", type=int, help="Threads of the computation; PyTorch's choice unless given.")
 @click.option(
@@ -156,6 +157,7 @@ def train(
 @click.option("--split", default="train", show_default=True, help="train, or test: for evaluate --shards.")
 @click.option("--labels", default="predicted", show_default=True, help="predicted, or true: for evaluate --shards.")
 @click.option("--mode", default="eval", show_default=True, help="eval, or train: dropout active.")
+@click.option("--augment", help="A view for each draw: random-resized-crop[=SHARE], crop[=PIXELS], flip.")
 @click.option("--zeros", default="keep", show_default=True, help="keep, or fill with a deterministic coin.")
 @click.option("--loss", default="margin", show_default=True, help="margin, or ce for comparison.")
 @seed_option

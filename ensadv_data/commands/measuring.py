@@ -94,7 +94,7 @@ def evaluate(
 )
 @data_options
 @click.option("--model", "models", multiple=True, required=True, help="What is measured, [NAME=]REF; may be repeated.")
-@click.option("--measure", "measures", multiple=True, help=f"{', '.join(MEASURES)}; all but the last unless given.")
+@click.option("--measure", "measures", multiple=True, help=f"{', '.join(MEASURES)}; the first four unless given.")
 @click.option("--other", "others", multiple=True, help="MODEL=REF: its signed gradient is a loss surface's other axis.")
 @click.option("--static", multiple=True, help="A source of training, [NAME=]REF, for the discrepancy.")
 @click.option("--holdout", "holdouts", multiple=True, help="A future adversary's source, [NAME=]REF, likewise.")
@@ -120,7 +120,7 @@ def diagnose(
     out: Path | None,
     **fields: Any,
 ) -> None:
-    """Measure what a model's gradients are worth: masking, rounding, adversarial cone, loss surface, discrepancy.
+    """Measure what a model's gradients are worth: masking, rounding, adversarial cone, loss surface, flips.
 
     --limit is the number of test images, 1000 unless given.
     """

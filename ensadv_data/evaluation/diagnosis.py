@@ -15,6 +15,7 @@ from ensadv_data.errors import InputError
 from ensadv_data.evaluation.batches import batches
 from ensadv_data.evaluation.cone import measure_cone
 from ensadv_data.evaluation.discrepancy import Answers, measure_discrepancy
+from ensadv_data.evaluation.flips import measure_flips
 from ensadv_data.evaluation.masking import measure_masking, measure_rounding
 from ensadv_data.evaluation.surface import check_surface, measure_surface
 from ensadv_data.keys import derive_key
@@ -137,7 +138,7 @@ def check_roles(
 
 def _work(spec: DiagnoseSpec, n: int) -> dict[str, int]:
     """What each measure advances the bar by."""
-    steps = {"masking": n, "rounding": n, "cone": spec.points, "surface": 2 * len(spec.examples)}
+    steps = {"masking": n, "rounding": n, "cone": spec.points, "surface": 2 * len(spec.examples), "flips": n}
     return {name: count for name, count in steps.items() if name in spec.measures}
 
 
@@ -159,6 +160,8 @@ def measured_on(
         found["masking"] = masking.to_json()
     if "rounding" in spec.measures:
         found["rounding"] = measure_rounding(model, dataset, advance=advance, **common).to_json()
+    if "flips" in spec.measures:
+        found["flips"] = measure_flips(model, dataset, loss=spec.loss, advance=advance, **common).to_json()
     if "cone" in spec.measures:
         cone = measure_cone(
             model,

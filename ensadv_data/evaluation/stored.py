@@ -20,7 +20,7 @@ from ensadv_data.store import Entry, Store, open_store, perturb_images
 __all__ = ["StoredSource", "stored_sources"]
 
 # How a store for evaluation was made; the first is what the store's plan says where it says nothing.
-_MADE = {"labels": ("predicted", "true"), "mode": ("eval", "eval"), "zeros": ("keep", "keep")}
+_MADE = {"labels": ("predicted", "true"), "mode": ("eval", "eval"), "zeros": ("keep", "keep"), "augment": (None, None)}
 
 
 @dataclass(frozen=True)

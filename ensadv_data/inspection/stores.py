@@ -16,6 +16,7 @@ from ensadv_data.models import read_metadata
 from ensadv_data.objects import Objects
 from ensadv_data.progress import progress_bar
 from ensadv_data.store import Entry, Store, open_store
+from ensadv_data.views import Views
 
 __all__ = [
     "EntryDifference",
@@ -65,6 +66,7 @@ class StoreSummary:
     bytes: int
     mode: str
     labels: str  # predicted, or true: for evaluation
+    views: str | None  # the augmentation by which each draw has a view of its own; None: whole images
     bits_per_value: float  # over all entries and draws, masks and padding included
     entries: tuple[EntrySummary, ...]
 
@@ -101,6 +103,7 @@ def describe_store(path: Objects | Path | str) -> StoreSummary:
         bytes=sum(record.bytes for key, record in manifest.objects.items() if key.startswith(here)),
         mode=str(header.plan.get("mode")),
         labels=str(header.plan.get("labels", "predicted")),
+        views=None if (views := Views.of_plan(header.plan)) is None else views.augment.label,
         bits_per_value=sum(row.bits_per_value for row in entries) / len(entries),
         entries=entries,
     )
@@ -128,6 +131,11 @@ def compare_stores(path: Path | str, other: Path | str) -> tuple[EntryDifference
         A chunk is missing, truncated or corrupted.
     """
     here, there = open_store(path), open_store(other)
+    told = [
+        (s.header.plan.get("augment"), s.header.plan["seed"]) for s in (here, there) if s.header.plan.get("augment")
+    ]
+    if told and told != told[:1] * 2:
+        raise InputError(f"expected views of one augmentation and seed in both, got others in {path} and in {other}")
     if (here.header.data_digest, here.header.n) != (there.header.data_digest, there.header.n):
         raise InputError(
             f"{other}: expected a store of the {here.header.n} images of {path}, found {there.header.n} of "

@@ -21,6 +21,7 @@ from ensadv_data.data import Dataset, digest_examples
 from ensadv_data.inspection import Agreement
 from ensadv_data.report.inputs import Curve, Pictures, Rate, Result, Run, Target
 from ensadv_data.store import Store, perturb_images
+from ensadv_data.views import Views, cut
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -234,8 +235,12 @@ def draw_pictures(data: Dataset, stores: Sequence[Store], *, epsilon: float) -> 
     radii = np.full(len(rows), epsilon, np.float32)
     for store, entry in entries[:_STRIPS]:
         radius = entry.epsilon if entry.kind == "delta" and entry.epsilon is not None else epsilon
-        x_adv = perturb_images(store, entry, images, rows=rows, draws=np.zeros_like(rows), epsilon=radii)
-        change = (x_adv - clean) / (2 * radius or 1) + 0.5
+        seen, draws, views = images, np.zeros_like(rows), Views.of_plan(store.header.plan)
+        if views is not None:
+            seen = cut(images, views.boxes(data.shape, draws=draws, examples=rows))
+        about: dict[str, Any] = {"rows": rows, "draws": draws, "epsilon": radii, "views": views is not None}
+        x_adv = perturb_images(store, entry, seen, **about)
+        change = (x_adv - seen.astype(np.float32) / 255) / (2 * radius or 1) + 0.5
         name = entry.key if len(stores) == 1 else f"{store.place.name}/{entry.key}"
         strips.append({"name": name, "epsilon": radius, "adversarial": _strip(x_adv), "change": _strip(change)})
     return {

@@ -50,6 +50,7 @@ class Findings:
     masking: Mapping[str, float | None] | None
     gradient_norm: float | None
     rounding: Mapping[str, float] | None
+    flips: Mapping[str, float | None] | None
     cone: Cone | None
     planes: tuple[Plane, ...]
 
@@ -111,9 +112,16 @@ def _findings(name: str, node: Node) -> Findings:
         masking=_masking(masking) if "masking" in has else None,
         gradient_norm=masking.at("gradient_norm").number() if "masking" in has else None,
         rounding={key: rounding.at(key).share() for key in _ROUNDING} if "rounding" in has else None,
+        flips=_flips(node.at("flips")) if "flips" in has else None,
         cone=_cone(node.at("cone")) if "cone" in has else None,
         planes=tuple(_plane(each) for each in node.at("surface").items_of_list()) if "surface" in has else (),
     )
+
+
+def _flips(node: Node) -> dict[str, float | None]:
+    """A share is null where no direction had a value."""
+    shares = {key: None if node.at(key).maybe() is None else node.at(key).share() for key in ("fgsm", "step_ll")}
+    return {**shares, "same_label": node.at("same_label").share()}
 
 
 def _cone(node: Node) -> Cone:
@@ -152,6 +160,7 @@ def describe_diagnosis(diagnosis: Diagnosis, *, salt: str) -> dict[str, Any]:
         "diagnosis": diagnosis,
         "masking": [model for model in models if model.masking],
         "rounding": [model for model in models if model.rounding],
+        "flips": [model for model in models if model.flips],
         "orders": orders,
         "cones": [
             {

@@ -115,7 +115,7 @@ def describe_stores(stores: Sequence[Store]) -> list[dict[str, Any]]:
 
 def _remark_on_draws(store: Store, entry: Entry) -> str:
     draws = store.header.draws
-    random = entry.kind == "rsign" or entry.attack == "pgd"  # a random step or start, whatever the mode
+    random = entry.kind == "rsign" or entry.attack == "pgd" or store.header.plan.get("augment") is not None
     fixed = not random and store.header.plan.get("mode") == "eval"
     if draws == 1 and fixed:
         return (

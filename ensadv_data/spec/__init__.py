@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ensadv_data.spec.adaptive import ADAPTIVE, AdaptiveSpec, parse_adaptive
 from ensadv_data.spec.attack import ATTACKS, AttackSpec, EpsilonSpec, Loss, parse_attack, parse_epsilon
+from ensadv_data.spec.augmentation import AugmentSpec, parse_augment
 from ensadv_data.spec.base import Spec, checked, parse_bytes, parse_quantity, read_toml
 from ensadv_data.spec.images import PreprocessSpec, parse_preprocess
 from ensadv_data.spec.stages import MEASURES, DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, ShiftSpec, TrainSpec
@@ -18,6 +19,7 @@ __all__ = [
     "MEASURES",
     "AdaptiveSpec",
     "AttackSpec",
+    "AugmentSpec",
     "DataSpec",
     "DiagnoseSpec",
     "EpsilonSpec",
@@ -31,6 +33,7 @@ __all__ = [
     "checked",
     "parse_adaptive",
     "parse_attack",
+    "parse_augment",
     "parse_bytes",
     "parse_epsilon",
     "parse_preprocess",

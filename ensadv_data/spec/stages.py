@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from ensadv_data.errors import InputError, QuantityError
 from ensadv_data.spec.attack import Attack, AttackSpec, EpsilonLaw, EpsilonSpec, parse_attack
+from ensadv_data.spec.augmentation import Augment
 from ensadv_data.spec.base import Epsilon, Spec, checked, parse_count, parse_pairs, parse_quantity
 from ensadv_data.spec.images import Preprocess
 
@@ -55,7 +56,7 @@ class TrainSpec(Spec):
 
     SILENT: ClassVar = frozenset(
         {"draws", "source_per", "static", "static_attack", "static_mode"}
-        | {"label_smoothing", "auxiliary_weight", "ema", "accumulate"}
+        | {"label_smoothing", "auxiliary_weight", "ema", "accumulate", "augment"}
     )
 
     architecture: str
@@ -68,6 +69,7 @@ class TrainSpec(Spec):
     online: AttackSpec | None = None
     shards: tuple[str, ...] = Field(default=(), strict=False)
     draws: int | None = Field(default=None, ge=1)  # the first so many of each store; all unless given
+    augment: Augment | None = None  # of images and perturbations alike; of a store of views it need not be given
     static: dict[str, str] = Field(default_factory=dict)  # name → model reference
     static_attack: AttackSpec | None = None
     static_mode: Literal["train", "eval"] = "eval"
@@ -138,22 +140,25 @@ BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_batch_size)]
 
 
 def _usual_draws(fields: dict[str, Any]) -> int:
-    """K: 4 for training where chance has a part in every attack, as docs/results found good; else 1."""
+    """K: 4 for training where chance has a part in every attack or in views, as docs/results found good; else 1."""
     attacks, mode = fields.get("attacks", ()), fields.get("mode")
-    is_random = all(attack.is_random or (attack.kind == "sign" and mode == "train") for attack in attacks)
+    is_random = fields.get("augment") is not None or all(
+        attack.is_random or (attack.kind == "sign" and mode == "train") for attack in attacks
+    )
     return 4 if is_random and fields.get("split") == "train" else 1
 
 
 class PrecomputeSpec(Spec):
     """One store: static models × attacks × draws over a whole split, for training; or, with true labels, evaluation."""
 
-    SILENT: ClassVar = frozenset({"split", "labels", "precision", "compile"})
+    SILENT: ClassVar = frozenset({"split", "labels", "precision", "compile", "augment"})
 
     models: dict[str, str]
     attacks: tuple[Attack, ...] = Field(strict=False, min_length=1)
     split: Literal["train", "test"] = "train"
     labels: Literal["predicted", "true"] = "predicted"  # of attacks that do not move to the least likely class
     mode: Literal["eval", "train"] = "eval"
+    augment: Augment | None = None  # each draw is of a view of its own
     draws: int = Field(default_factory=_usual_draws, ge=1)  # after the fields that it depends on
     zeros: Literal["keep", "fill"] = "keep"
     loss: Literal["margin", "ce"] = "margin"
@@ -172,6 +177,10 @@ class PrecomputeSpec(Spec):
                 raise InputError(f"models: expected a name of letters, digits, '.', '_', '-' or '*', got {name!r}")
             if name in _STORE_NAMES:
                 raise InputError(f"models: expected a name that the store does not use itself, got {name!r}")
+        if self.augment is not None and self.split != "train":
+            raise InputError(
+                f"augment: expected none for test images, which are attacked as they are, got {self.augment.label}"
+            )
         if self.labels == "true" and self.split == "train":
             raise InputError(
                 "labels: expected predicted labels for training images, got true ones, which would leak into the "
@@ -230,7 +239,7 @@ class EvaluateSpec(Spec):
     device: str = "cpu"
 
 
-Measure = Literal["masking", "rounding", "cone", "surface", "discrepancy"]
+Measure = Literal["masking", "rounding", "cone", "surface", "flips", "discrepancy"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 

@@ -6,7 +6,6 @@ from ensadv_data.store.chunks import Cache
 from ensadv_data.store.damage import damaged_blocks
 from ensadv_data.store.decoding import decode_chunk
 from ensadv_data.store.layout import (
-    FORMAT_VERSION,
     HELD_BYTES,
     Entry,
     Header,
@@ -15,6 +14,7 @@ from ensadv_data.store.layout import (
     block_size,
     chunk_keys,
     chunk_rows,
+    format_version,
     root_attributes,
     row_arrays,
     shortened,
@@ -23,13 +23,12 @@ from ensadv_data.store.layout import (
 from ensadv_data.store.metadata import made_documents
 from ensadv_data.store.opening import open_store
 from ensadv_data.store.part import PART, Part, groups_here, read_part
-from ensadv_data.store.perturbed import Move, packed_moves, perturb_images
+from ensadv_data.store.perturbed import Move, apply_moves, packed_moves, perturb_images
 from ensadv_data.store.reader import Store
 from ensadv_data.store.shards import ExportedStore
 from ensadv_data.store.writer import StoreWriter
 
 __all__ = [
-    "FORMAT_VERSION",
     "HELD_BYTES",
     "PART",
     "Cache",
@@ -41,12 +40,14 @@ __all__ = [
     "Planes",
     "Store",
     "StoreWriter",
+    "apply_moves",
     "block_of",
     "block_size",
     "chunk_keys",
     "chunk_rows",
     "damaged_blocks",
     "decode_chunk",
+    "format_version",
     "groups_here",
     "made_documents",
     "open_store",

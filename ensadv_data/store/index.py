@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ensadv_data.errors import IntegrityError
-from ensadv_data.store.layout import Entry, Header, header_from
+from ensadv_data.store.layout import Entry, Header, format_version, header_from
 from ensadv_data.store.shards import Records, Shard
 from ensadv_data.untrusted import MANIFEST, check_portable, parse_json, quoted
 
@@ -63,7 +63,7 @@ class ExportIndex(_Record):
     """The whole index."""
 
     format: Literal["ensadv-data-export"] = "ensadv-data-export"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1  # 2: of views
     kind: Literal["overlay", "joint"]
     manifest: str = Field(pattern=_DIGEST)  # SHA-256 of the store's manifest
     store: StoreRecord
@@ -71,6 +71,14 @@ class ExportIndex(_Record):
     records: int = Field(ge=1)
     examples_per_record: int = Field(ge=1)
     shards: tuple[ShardRecord, ...] = Field(strict=False, min_length=1)
+
+    @model_validator(mode="after")
+    def _of_its_version(self) -> Self:
+        if self.version != (wanted := format_version(self.store.plan)):
+            raise ValueError(f"expected version {wanted} with such a plan, found {self.version}")
+        if self.version != 1 and self.kind == "joint":
+            raise ValueError("expected an overlay, since its directions belong to views, found joint")
+        return self
 
     def to_bytes(self) -> bytes:
         """Canonical JSON that people can read."""

@@ -21,7 +21,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ __all__ = [
     "block_size",
     "chunk_keys",
     "chunk_rows",
+    "format_version",
     "header_from",
     "layout",
     "root_attributes",
@@ -51,7 +52,8 @@ __all__ = [
 ]
 
 FORMAT = "ensadv-data"
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
+_OF_VIEWS: Literal[2] = 2  # of a store whose rows belong to views: who knows none must not take it
 _BLOCK_BYTES = 32 * 2**20
 HELD_BYTES = 2**30  # that a reader keeps decompressed
 
@@ -66,6 +68,11 @@ def block_size(n: int, d: int) -> int:
     """
     blocks = min(n, max(16, -(-n * row_bytes(d) // _BLOCK_BYTES)))
     return -(-n // blocks)
+
+
+def format_version(plan: Mapping[str, Any]) -> Literal[1, 2]:
+    """The version of a store with such a plan: 2 where its rows belong to views of the images, else 1."""
+    return FORMAT_VERSION if plan.get("augment") is None else _OF_VIEWS
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ class Header:
         """As JSON."""
         return {
             "format": FORMAT,
-            "version": FORMAT_VERSION,
+            "version": format_version(self.plan),
             "data": self.data,
             "split": self.split,
             "data_digest": self.data_digest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from ensadv_data.errors import InputError
 from ensadv_data.store.layout import Entry
 from ensadv_data.store.reader import Store
 
-__all__ = ["Move", "packed_moves", "perturb_images"]
+__all__ = ["Move", "apply_moves", "packed_moves", "perturb_images"]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -30,9 +31,21 @@ class Move:
 
 
 def packed_moves(
-    store: Store, entry: Entry, *, rows: I64, draws: I64, epsilon: F32, random_step: U8 | None = None
+    store: Store,
+    entry: Entry,
+    *,
+    rows: I64,
+    draws: I64,
+    epsilon: F32,
+    random_step: U8 | None = None,
+    views: bool = False,
 ) -> list[Move]:
     """What is to be applied to some images, one after the other, still packed; arguments as in perturb_images."""
+    if (told := store.header.plan.get("augment")) is not None and not views:
+        raise InputError(
+            f"{store.place}: expected the views that its directions belong to, by {told}, got whole images; "
+            "ensadv_data.views.Views.of_plan has their boxes, or make a store without --augment"
+        )
     planes = store.gather(entry, draws, rows)
     if planes.delta is not None:
         return [Move(planes.delta, None, np.full(len(rows), entry.epsilon, np.float32))]
@@ -55,6 +68,7 @@ def perturb_images(
     draws: I64,
     epsilon: F32,
     random_step: U8 | None = None,
+    views: bool = False,
 ) -> F32:
     """Apply stored draws of one entry to its images.
 
@@ -69,6 +83,8 @@ def perturb_images(
         it is below the α of an R+ entry, the random step is that much smaller.
     random_step
         Packed signs uint8 (B, ⌈D/8⌉) for the random step of an R+ entry; the stored one where None.
+    views
+        That the images are the views of these draws, where the store was made of views.
 
     Returns
     -------
@@ -77,13 +93,19 @@ def perturb_images(
     Raises
     ------
     InputError
-        A row or a draw is out of range.
+        A row or a draw is out of range, or the store was made of views and these are none.
     ChunkError
         A chunk of the store is missing, truncated or corrupted.
     """
-    x: npt.NDArray[Any] = np.ascontiguousarray(images_BCHW).reshape(len(rows), -1)
+    about: dict[str, Any] = {"rows": rows, "draws": draws, "epsilon": epsilon, "random_step": random_step}
+    return apply_moves(images_BCHW, packed_moves(store, entry, **about, views=views))
+
+
+def apply_moves(images_BCHW: U8 | F32, moves: Sequence[Move]) -> F32:
+    """Images after all of the moves, float32 (B, C, H, W) in [0, 1]; uint8 ones are read as x / 255."""
+    x: npt.NDArray[Any] = np.ascontiguousarray(images_BCHW).reshape(len(images_BCHW), -1)
     out = None  # the second move takes place where the first one wrote
-    for move in packed_moves(store, entry, rows=rows, draws=draws, epsilon=epsilon, random_step=random_step):
+    for move in moves:
         if move.plane.dtype == np.int8:
             x = out = apply_deltas(x, move.plane, epsilon=move.radius, out=out)
         else:

@@ -15,12 +15,12 @@ from ensadv_data.store.chunks import Cache, Chunks
 from ensadv_data.store.decoding import decode_chunk
 from ensadv_data.store.layout import (
     FORMAT,
-    FORMAT_VERSION,
     Entry,
     Header,
     Planes,
     chunk_keys,
     chunk_rows,
+    format_version,
     header_from,
     layout,
     root_attributes,
@@ -274,8 +274,9 @@ def read_store(path: Objects, *, cache: Cache | None = None) -> Store:
     attributes = root_attributes(path)
     if attributes is None or attributes.get("format") != FORMAT:
         raise InputError(f"expected a store at {path}, found none; make one with: ensadv-data precompute --out {path}")
-    if attributes.get("version") != FORMAT_VERSION:
-        raise InputError(f"{path}: expected format version {FORMAT_VERSION}, found {quoted(attributes.get('version'))}")
+    plan = attributes.get("plan")
+    if attributes.get("version") != (wanted := format_version(plan if isinstance(plan, dict) else {})):
+        raise InputError(f"{path}: expected format version {wanted}, found {quoted(attributes.get('version'))}")
     try:
         manifest = path.read_at_most("manifest.json", OWN_MANIFEST.size)
     except FileNotFoundError:

@@ -52,7 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "online",
         "report",
     ),
-    ("blocks", "verification"),
+    ("blocks", "layers", "verification"),
     ("precompute", "training", "recipe", "remote", "exchange", "description", "catalogue"),
     ("outputs", "sizing", "trials"),
     ("evaluating", "forecast"),

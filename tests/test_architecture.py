@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "report",
     ),
     ("blocks", "verification"),
-    ("precompute", "training", "recipe", "remote", "exchange"),
+    ("precompute", "training", "loops", "recipe", "remote", "exchange"),
     ("outputs", "sizing", "trials"),
     ("evaluating", "forecast"),
     ("pipeline", "planning", "bench", "terminal", "options"),
@@ -62,6 +62,7 @@ DOORS = {
     "blocks": ("training", "mixing", "batches"),
     "verification": ("training", "mixing", "batches"),
     "training": ("precompute", "perturbation", "blocks"),
+    "loops": ("precompute", "perturbation", "blocks"),
     "mixing": ("precompute", "perturbation", "blocks"),
     "batches": ("precompute", "perturbation", "blocks"),
 }

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ensadv_data.data import open_dataset
     from ensadv_data.errors import EnsadvError
     from ensadv_data.evaluation.transfer import measure_transfer
+    from ensadv_data.loops import EnsembleMix, TorchImages
     from ensadv_data.models import load_model
     from ensadv_data.precompute import precompute_store
     from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = [
     "DataSpec",
     "EnsadvError",
+    "EnsembleMix",
     "PrecomputeSpec",
+    "TorchImages",
     "TrainSpec",
     "load_model",
     "measure_transfer",
@@ -35,7 +38,9 @@ __all__ = [
 _HOMES = {
     "DataSpec": "spec",
     "EnsadvError": "errors",
+    "EnsembleMix": "loops",
     "PrecomputeSpec": "spec",
+    "TorchImages": "loops",
     "TrainSpec": "spec",
     "load_model": "models",
     "measure_transfer": "evaluation.transfer",

@@ -146,15 +146,16 @@ class Batches:
         AlignmentError, ChunkError
             As :meth:`read` and :meth:`perturb`.
         """
-        plan, images, labels = loaded or self.load(number)
-        self._prove(images, plan.indices)
-        return self._perturbed(plan, images, labels, epoch=number // self.schedule.steps)
+        return self.perturbed(loaded or self.load(number), epoch=number // self.schedule.steps)
 
     def make(self, plan: StepPlan, *, epoch: int) -> Batch:
         """Read the images of a step and perturb those whose source is static; raises as :meth:`prepare` does."""
-        return self._perturbed(plan, *self.read(plan), epoch=epoch)
+        return self.perturbed(Loaded(plan, *self.dataset.read(plan.indices)), epoch=epoch)
 
-    def _perturbed(self, plan: StepPlan, images: npt.NDArray[np.uint8], labels: I64, *, epoch: int) -> Batch:
+    def perturbed(self, loaded: Loaded, *, epoch: int) -> Batch:
+        """Prove images to be those of the stores, and perturb those whose source is static."""
+        plan, images, labels = loaded
+        self._prove(images, plan.indices)
         adversarial = len(images) // (2 if self.replace else 1) if plan.attacks else 0
         parts = plan.parts(len(images) - adversarial) if adversarial else []
         boxes = self._boxes(plan, parts, epoch)

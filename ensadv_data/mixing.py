@@ -36,6 +36,7 @@ __all__ = [
     "check_room",
     "check_shares",
     "epoch_order",
+    "plan_batch",
     "plan_step",
     "static_sources",
 ]
@@ -154,8 +155,28 @@ def plan_step(schedule: Schedule, *, epoch: int, step: int, place: Place = Place
         raise QuantityError(f"batch_size: expected a multiple of the world size {ranks}, got {size}")
     if not 0 <= step < schedule.steps:
         raise QuantityError(f"step: expected 0 … {schedule.steps - 1}, got {step}")
-    generator = numpy_generator("step", schedule.seed, epoch, step)
-    count = len(schedule.sources)
+    order = _order(schedule.seed, epoch, schedule.n, schedule.block, schedule.window)
+    indices = order[step * size : (step + 1) * size].astype(np.int64)
+    return _drawn(schedule, numpy_generator("step", schedule.seed, epoch, step), indices, place)
+
+
+def plan_batch(schedule: Schedule, indices: I64, *, step: int, place: Place = Place()) -> StepPlan:
+    """The plan of a batch that somebody else put together; ``step`` counts such batches from 0, over all epochs.
+
+    Parameters
+    ----------
+    indices
+        int64 (B,): the examples of this rank. The source is the same on all ranks.
+    """
+    size = len(indices) * place.world_size
+    everywhere = np.zeros(size, np.int64)
+    everywhere[place.rank :: place.world_size] = indices
+    return _drawn(schedule, numpy_generator("batch", schedule.seed, step), everywhere, place)
+
+
+def _drawn(schedule: Schedule, generator: np.random.Generator, indices: I64, place: Place) -> StepPlan:
+    """Sources, draws and epsilons of a global batch, of which a rank has its share."""
+    count, size = len(schedule.sources), len(indices)
     if schedule.per_example and count:
         sources = generator.integers(count, size=size)
     else:
@@ -167,10 +188,9 @@ def plan_step(schedule: Schedule, *, epoch: int, step: int, place: Place = Place
             stored[source] = entries[attacks[source]][0].header.draws
     draws = generator.integers((stored if schedule.draws is None else np.minimum(schedule.draws, stored))[sources])
     epsilon = _epsilons(generator, schedule.epsilon, size)
-    mine = slice(place.rank, None, ranks)  # of the first half of the batch as many as of the second
-    order = _order(schedule.seed, epoch, schedule.n, schedule.block, schedule.window)
+    mine = slice(place.rank, None, place.world_size)  # of the first half of the batch as many as of the second
     return StepPlan(
-        indices=order[step * size : (step + 1) * size][mine].astype(np.int64),
+        indices=indices[mine],
         sources=sources[mine],
         attacks=tuple(attacks),
         draws=draws[mine],

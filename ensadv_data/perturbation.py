@@ -286,7 +286,10 @@ def _is_certain(attack: AttackSpec, spec: PrecomputeSpec) -> bool:
 def _signs(attack: AttackSpec, gradient: Tensor, model: Model, examples: npt.NDArray[np.int64]) -> _Packed:
     """The direction of an attack, packed."""
     _check_finite(gradient, model, examples, "gradient")
-    return _packed((-gradient if attack.least_likely else gradient).flatten(1))
+    direction, mask = _packed(gradient.flatten(1))
+    if attack.least_likely:  # down the gradient: each sign that there is, turned round, among the bits
+        direction ^= full_mask(gradient[0].numel()) if mask is None else mask
+    return direction, mask
 
 
 def _packed(values_ND: Tensor) -> _Packed:

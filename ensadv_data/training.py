@@ -131,9 +131,8 @@ def train(
         bar = progress_bar(f"train {out.stem}", total=total, done=start, unit="images", per=spec.batch_size)
         advance = stack.enter_context(bar)
         numbers = range(start, total)
-        batches = stack.enter_context(
-            closing(made_from_read(run.batches.load, run.batches.prepare, numbers, depth=prefetch))
-        )
+        made = made_from_read(run.batches.load, run.batches.prepare, numbers, depth=prefetch)
+        batches = stack.enter_context(closing(made))
         for number, batch in zip(numbers, batches, strict=True):
             epoch, step = divmod(number, run.schedule.steps)
             line = run.step(number, batch)

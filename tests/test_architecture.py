@@ -53,7 +53,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "report",
     ),
     ("blocks", "layers", "verification"),
-    ("precompute", "training", "recipe", "remote", "exchange", "description", "catalogue"),
+    ("precompute", "training", "loops", "recipe", "remote", "exchange", "description", "catalogue"),
     ("outputs", "sizing", "trials"),
     ("evaluating", "forecast"),
     ("pipeline", "planning", "bench", "terminal", "options"),
@@ -79,6 +79,7 @@ DOORS = {
     "blocks": ("training", "mixing", "batches"),
     "verification": ("training", "mixing", "batches"),
     "training": ("precompute", "perturbation", "blocks"),
+    "loops": ("precompute", "perturbation", "blocks"),
     "mixing": ("precompute", "perturbation", "blocks"),
     "batches": ("precompute", "perturbation", "blocks"),
 }

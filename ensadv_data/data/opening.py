@@ -31,7 +31,7 @@ from ensadv_data.data.zarrays import ZarrImages, open_zarr
 from ensadv_data.dist import available_cores
 from ensadv_data.errors import DataError, InputError, UnknownNameError
 from ensadv_data.objects import AT_ONCE, is_url
-from ensadv_data.spec import DataSpec, PreprocessSpec
+from ensadv_data.spec import DataSpec, PreprocessSpec, parse_preprocess
 
 __all__ = ["DATASETS", "PLACES", "Opened", "absolute_data", "open_data", "open_dataset"]
 
@@ -57,7 +57,7 @@ def open_dataset(
     *,
     data_dir: Path | None = None,
     limit: int | None = None,
-    preprocess: PreprocessSpec | None = None,
+    preprocess: PreprocessSpec | str | None = None,
     on_bad_image: Literal["fail", "skip"] = "fail",
     threads: int | None = None,
 ) -> Opened:
@@ -85,7 +85,8 @@ def open_dataset(
     limit
         Offer the first ``limit`` examples only, from 1 to the size of the split.
     preprocess, on_bad_image
-        Of images of one's own: how they become arrays of one size, and whether bad ones are left out.
+        Of images of one's own: how they become arrays of one size, also as a text, ``size=224,resize=256``; and whether
+        bad ones are left out.
     threads
         That decode; one a core unless given.
 
@@ -118,7 +119,7 @@ def open_dataset(
         threads = threads or available_cores()
         return Photographs(
             _LISTED[kind](root, split, home=data_dir),
-            preprocess or PreprocessSpec(),
+            parse_preprocess(preprocess) if isinstance(preprocess, str) else preprocess or PreprocessSpec(),
             name=f"{kind}:{Path(place).name if far else Path(root).resolve().name}",
             split=split,
             where=str(root),

@@ -7,6 +7,7 @@ else that is held. Names, labels and digests are memory-mapped.
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -38,13 +39,14 @@ N = TypeVar("N")
 
 
 @lru_cache(maxsize=4)
-def _threads(count: int) -> ThreadPoolExecutor:
+def _threads(count: int, process: int) -> ThreadPoolExecutor:
+    """So many threads of a process: one that was forked has none of those that its parent had."""
     return ThreadPoolExecutor(count, thread_name_prefix="decode")
 
 
 def mapped(make: Callable[[N], T], numbers: Iterable[N], *, threads: int) -> Iterator[T]:
     """``make`` of each number, in their order, by so many threads; a few of them are made ahead, not all."""
-    left, pool = iter(numbers), _threads(threads)
+    left, pool = iter(numbers), _threads(threads, os.getpid())
     made: deque[Future[T]] = deque(pool.submit(make, number) for number in islice(left, 4 * threads))
     try:
         while made:

@@ -26,8 +26,9 @@ from ensadv_data.bench import gradient_alternatives, random_store, step_alternat
 from ensadv_data.data import ArrayDataset
 from ensadv_data.dist import check_device
 from ensadv_data.keys import numpy_generator
-from ensadv_data.mixing import Schedule, plan_step, static_sources
+from ensadv_data.mixing import Schedule, plan_step
 from ensadv_data.models import load_model
+from ensadv_data.sources import static_sources
 from ensadv_data.timing import measure, ratio
 
 CLASSES = 1000

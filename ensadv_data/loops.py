@@ -23,8 +23,9 @@ from ensadv_data.data import Dataset
 from ensadv_data.device_codec import pixels
 from ensadv_data.dist import current_place
 from ensadv_data.errors import InputError
-from ensadv_data.mixing import ONLINE, Part, Schedule, Source, check_draws, check_epsilon, plan_batch, static_sources
+from ensadv_data.mixing import Part, Schedule, plan_batch
 from ensadv_data.online import Computed, computed_perturbation
+from ensadv_data.sources import ONLINE, Source, check_draws, check_epsilon, static_sources
 from ensadv_data.spec import parse_attack, parse_epsilon
 from ensadv_data.store import Cache
 

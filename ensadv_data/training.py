@@ -43,22 +43,11 @@ from ensadv_data.interrupts import deferred_interrupt
 from ensadv_data.journal import Journal
 from ensadv_data.learner import Learner, learning_rate
 from ensadv_data.meter import Meter
-from ensadv_data.mixing import (
-    ONLINE,
-    Part,
-    Schedule,
-    Source,
-    StepPlan,
-    augmentation_of,
-    check_draws,
-    check_epsilon,
-    check_room,
-    check_shares,
-    static_sources,
-)
+from ensadv_data.mixing import Part, Schedule, StepPlan, check_shares
 from ensadv_data.models import build_auxiliary, build_model, save_model, weights_digest
 from ensadv_data.online import Computed, computed_perturbation, static_models
 from ensadv_data.progress import progress_bar
+from ensadv_data.sources import ONLINE, Source, augmentation_of, check_draws, check_epsilon, check_room, static_sources
 from ensadv_data.spec import TrainSpec
 from ensadv_data.store import Cache
 

@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "average",
         "mixing",
+        "sources",
         "batches",
         "calibration",
         "checkpoint",
@@ -67,6 +68,7 @@ SAME_LAYER = {
     ("learner", "average"): "the average follows each step",
     ("learner", "checkpoint"): "a checkpoint names the tensors of what learns",
     ("batches", "mixing"): "a batch is what the plan of its step describes",
+    ("mixing", "sources"): "a schedule draws from sources",
     ("report", "inspection"): "the page of a store shows what inspection found in it",
     ("views", "codec"): "boxes are drawn by the codec's counter-based generator",
     ("attacks", "codec"): "the random step of R+ is what the codec's counter-based generator draws",
@@ -74,10 +76,10 @@ SAME_LAYER = {
 
 # The store is the only door between the two halves.
 DOORS = {
-    "precompute": ("training", "mixing", "batches"),
-    "perturbation": ("training", "mixing", "batches"),
-    "blocks": ("training", "mixing", "batches"),
-    "verification": ("training", "mixing", "batches"),
+    "precompute": ("training", "mixing", "sources", "batches"),
+    "perturbation": ("training", "mixing", "sources", "batches"),
+    "blocks": ("training", "mixing", "sources", "batches"),
+    "verification": ("training", "mixing", "sources", "batches"),
     "training": ("precompute", "perturbation", "blocks"),
     "loops": ("precompute", "perturbation", "blocks"),
     "mixing": ("precompute", "perturbation", "blocks"),

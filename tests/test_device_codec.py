@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ensadv_data import codec, device_codec
 from ensadv_data.batches import Batches, deliver
-from ensadv_data.mixing import Schedule, Source, plan_step, static_sources
+from ensadv_data.mixing import Schedule, plan_step
+from ensadv_data.sources import Source, static_sources
 from ensadv_data.spec import EpsilonSpec
 from ensadv_data.training import TrainingRun
 from laws import is_bit_equal

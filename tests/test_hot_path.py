@@ -14,7 +14,8 @@ import pytest
 
 from ensadv_data.batches import Batches
 from ensadv_data.data import ArrayDataset
-from ensadv_data.mixing import Schedule, Source, plan_step, static_sources
+from ensadv_data.mixing import Schedule, plan_step
+from ensadv_data.sources import Source, static_sources
 from ensadv_data.store import decoding, open_store
 from test_store import make_images, make_store
 

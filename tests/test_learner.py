@@ -300,7 +300,8 @@ def test_epsilons_of_the_paper_have_the_moments_of_a_truncated_normal(data):
     """|N(0, 8/255)| up to 16/255: by the analytic mean and variance of a half-normal law that is cut off at 2σ."""
     from math import erf, exp, pi, sqrt
 
-    from ensadv_data.mixing import ONLINE, Schedule, Source, plan_step
+    from ensadv_data.mixing import ONLINE, Schedule, plan_step
+    from ensadv_data.sources import Source
 
     law = spec_of(epsilon="normal:8/255,16/255").epsilon
     schedule = Schedule(seed=1, n=40_000, batch_size=20_000, sources=(Source(ONLINE),), epsilon=law)

@@ -22,8 +22,9 @@ from ensadv_data.data import ArrayDataset
 from ensadv_data.dist import Place, intra_op_threads
 from ensadv_data.errors import AlignmentError, InputError
 from ensadv_data.keys import derive_key
-from ensadv_data.mixing import Schedule, Source, plan_batch
+from ensadv_data.mixing import Schedule, plan_batch
 from ensadv_data.precompute import precompute_store
+from ensadv_data.sources import Source
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import open_store, perturb_images
 from photographs import cut_photographs

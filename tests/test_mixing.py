@@ -19,18 +19,8 @@ from ensadv_data.data import ArrayDataset
 from ensadv_data.dist import Place
 from ensadv_data.errors import AlignmentError, ChunkError, InputError, QuantityError
 from ensadv_data.keys import derive_key
-from ensadv_data.mixing import (
-    ONLINE,
-    Part,
-    Schedule,
-    Source,
-    StepPlan,
-    check_epsilon,
-    check_shares,
-    epoch_order,
-    plan_step,
-    static_sources,
-)
+from ensadv_data.mixing import Part, Schedule, StepPlan, check_shares, epoch_order, plan_step
+from ensadv_data.sources import ONLINE, Source, check_epsilon, static_sources
 from ensadv_data.spec import EpsilonSpec
 from ensadv_data.store import Entry
 from laws import is_bit_equal, is_pure

@@ -24,9 +24,10 @@ from ensadv_data.errors import AlignmentError, InputError, OutputError, Quantity
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.evaluation.transfer import TargetResult, Transfer
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord
-from ensadv_data.mixing import ONLINE, Part, Schedule, static_sources
+from ensadv_data.mixing import Part, Schedule
 from ensadv_data.report import charts, page, write_report
 from ensadv_data.report.inputs import read_log
+from ensadv_data.sources import ONLINE, static_sources
 from ensadv_data.spec import EpsilonSpec
 from ensadv_data.store import Entry, Header, Planes, StoreWriter, open_store
 

@@ -25,9 +25,10 @@ from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.learner import learning_rate
 from ensadv_data.manifest import read_manifest
 from ensadv_data.meter import Meter
-from ensadv_data.mixing import Schedule, epoch_order, plan_step, static_sources
+from ensadv_data.mixing import Schedule, epoch_order, plan_step
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.precompute import precompute_store
+from ensadv_data.sources import static_sources
 from ensadv_data.spec import AttackSpec, DataSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.training import Trained, TrainingRun, train
 from laws import is_bit_equal

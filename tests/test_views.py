@@ -26,12 +26,13 @@ from ensadv_data.evaluation.stored import stored_sources
 from ensadv_data.exchange import export_store, import_store
 from ensadv_data.inspection import compare_stores
 from ensadv_data.manifest import parse_manifest, read_manifest
-from ensadv_data.mixing import Schedule, augmentation_of, plan_step, static_sources
+from ensadv_data.mixing import Schedule, plan_step
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.objects import objects_at
 from ensadv_data.perturbation import equal_draws
 from ensadv_data.precompute import precompute_store
 from ensadv_data.report.charts import draw_pictures
+from ensadv_data.sources import augmentation_of, static_sources
 from ensadv_data.spec import AugmentSpec, DataSpec, PrecomputeSpec, TrainSpec, checked, parse_attack, parse_augment
 from ensadv_data.store import open_store, perturb_images
 from ensadv_data.training import TrainingRun, train

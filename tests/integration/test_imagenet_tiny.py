@@ -1,4 +1,4 @@
-"""The recipes of Table 3 on real photographs, with the true networks, from a folder to the report. On CPU, at 80 pixels."""
+"""The recipes of Table 3 on real photographs, with the true networks, from a folder to the report, at 80 pixels."""
 
 from __future__ import annotations
 

@@ -394,7 +394,7 @@ DIAGNOSE = ("diagnose", *LIMIT, "--model", "a.safetensors")
         ),
         (
             (*TRAIN, "--data", "minst"),
-            "unknown data set 'minst'; known: mnist-mini, mnist, fashion-mnist, folder:PATH, wds:PATH, wds:URL, hf:PATH, ",
+            "unknown data set 'minst'; known: mnist-mini, mnist, fashion-mnist, folder:PATH, wds:PATH, wds:URL, ",
         ),
         ((*EVALUATE, "--suite", "papers"), "unknown suite 'papers'; known: single-step, paper"),
         (("run", "mnist-dmeo"), "unknown recipe 'mnist-dmeo'; known: fashion-mnist, mnist-c1, mnist-claims"),

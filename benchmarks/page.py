@@ -136,8 +136,15 @@ def _pulled(found: Found) -> list[list[str]]:
     return _judged("plain copy ÷ pull", {"": found["pull"]["plain_over_pull"][0]}, least=0.7)
 
 
+def _decoded(found: Found) -> list[list[str]]:
+    if "decode" not in found:
+        return []
+    rows = {name: spread[0] for name, spread in found["decode"]["a core more"]["share_of_time_decoding"].items()}
+    return _judged("share of the time in decoding ÷ that of a bare loop", rows, least=0.85)
+
+
 PROMISES: list[Callable[[Found], list[list[str]]]] = [
-    _steps, _applied, _rows, _precomputed, _sized, _grown, _signed, _pulled,
+    _steps, _applied, _rows, _precomputed, _decoded, _sized, _grown, _signed, _pulled,
 ]  # fmt: skip
 
 
@@ -262,6 +269,49 @@ def precomputed(found: Found) -> str:
         "packed, digested, written; beside a bare loop of input gradients. *One pass*: FGSM and Step-LL of two models "
         "together, beside each of the four by itself.\n\n"
         + table(["", "images a second", "bare ÷ precompute", "one by one ÷ one pass"], rows)
+    )
+
+
+DECODING = ("share_of_time_decoding", "share_of_processor_time", "bare_over_it")
+
+
+def decoded(found: Found) -> str:
+    """Decoding of photographs, the whole flow and by itself."""
+    flows = {"check": "the check of all images", "precompute": "precompute", "train": "an epoch of training"}
+    rows = [
+        [
+            title,
+            f"{found[name]['images_a_second']:,}",
+            f"{found[name]['mib_second_quarter']:,}",
+            f"{found[name]['mib_last_quarter']:,}",
+        ]
+        for name, title in flows.items()
+    ]
+    shares = [
+        [
+            f"{name}, {cores}",
+            f"{about['images_a_second'][name]:,}",
+            *(spread(about[which][name]) for which in DECODING),
+        ]
+        for cores, about in (("a core more", found["a core more"]), ("one core", found["one core"]))
+        for name in about["bare_over_it"]
+    ]
+    loads = [*found["a core more"]["load"], *found["one core"]["load"]]
+    columns = ["", "images a second", "share of the time in decoding", "of processor time", "bare ÷ it"]
+    return (
+        f"{found['images']:,} JPEGs of {found['size']} to {found['size'] * 3 // 2} pixels a side "
+        f"({found['megabytes'] / 1000:.1f} GB), cut from twelve photographs and resized to {found['size']}; a net of "
+        "one small layer, Step-LL; training replaces half of each batch from the store. The whole flow, precompute by "
+        f"{found['workers']} workers; memory is the anonymous memory of all processes at its most, in the second and "
+        "in the last quarter of the time.\n\n"
+        + table(["", "images a second", "MiB, second quarter", "MiB, last quarter"], rows)
+        + "Then one thread that decodes, beside a bare loop of one thread over the same files; a core more for the "
+        "net, as beside an accelerator, or the same core for all. *Share of the time in decoding*: in which the thread "
+        "had work (it ran, or waited for a core), over that share in the bare loop. *Of processor time*: the bare "
+        "loop's over all of it; the rest is digests, floats, gradients, packing, writing. *Bare ÷ it*: of the times. "
+        "*Later*: images are digested in the first epoch only. The machine's load was "
+        f"{min(loads):g} to {max(loads):g} meanwhile: above its number of cores others wanted them too, and there was "
+        "hardly a core more. The two shares do not depend on that, the times do.\n\n" + table(columns, shares)
     )
 
 
@@ -465,6 +515,7 @@ SECTIONS: list[tuple[str, list[str], Callable[[Found], str]]] = [
     ("Rows from the disk", ["rows-98", "rows-33500"], rows_of),
     ("Rows from a cold disk", ["cold"], cold),
     ("Precompute", ["precompute"], precomputed),
+    ("Photographs", ["decode"], decoded),
     ("Compiled models", ["compiled"], compiled),
     ("Size", ["size"], sized),
     ("Precision", ["signs"], signed),

@@ -36,6 +36,7 @@ COMMANDS = {
 LONGER = {  # by hand
     "cold": "cold.py",
     "compiled": "compiled.py --rounds 7",
+    "decode": "decode.py",
     "growth-10M": "growth.py --examples 1000000,10000000",
     "pull": "pull.py --rounds 9",
     "tasks": "tasks.py",

@@ -102,7 +102,7 @@ class EnsembleMix:
     def __init__(
         self,
         images: TorchImages,
-        stores: Sequence[Path | str],
+        stores: Sequence[Path | str] | Path | str,
         *,
         epsilon: float | str,
         online: str | None = None,
@@ -116,6 +116,7 @@ class EnsembleMix:
         if batches not in ("replace", "pair"):
             raise InputError(f"batches: expected replace or pair, got {batches!r}")
         law = parse_epsilon(epsilon)
+        stores = [stores] if isinstance(stores, Path | str) else stores
         static = static_sources(stores, images.dataset, cache=cache or Cache())
         check_epsilon(static, law)
         check_draws(static, draws)
@@ -153,13 +154,18 @@ class EnsembleMix:
         AlignmentError
             An image is another one than a direction was made for.
         InputError
-            The images are not of the data set's shape, or there is an online attack and no model.
+            The images are not of the data set's shape or not in [0, 1], or there is an online attack and no model.
         """
         shape = self._batches.dataset.shape
         if tuple(x.shape[1:]) != shape or not len(x) == len(y) == len(index):
             raise InputError(
                 f"expected images of shape (B, {', '.join(map(str, shape))}), their labels and their numbers, got "
                 f"{tuple(x.shape)}, {tuple(y.shape)} and {tuple(index.shape)}; the transform comes before any crop"
+            )
+        if not x.is_floating_point() or not (x >= 0).logical_and(x <= 1).all():
+            raise InputError(
+                f"expected floating-point images in [0, 1], got {x.dtype} from {x.min():g} to {x.max():g}; "
+                "a model that wants them normalised: give mean and std to EnsembleMix"
             )
         number, self.step = self.step, self.step + 1
         place, examples = self._batches.place, index.cpu().numpy().astype(np.int64)

@@ -7,6 +7,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,6 +36,47 @@ def test_gpu_checks_and_times_on_the_cpu(run):
     assert found["equal"] == {"pack": True, "apply": True, "batch": True}
     assert set(found["steps of 8"]["over_clean"]) == {"clean", "store", "online", "static"}
     assert found["precompute by 8"]["images_a_second"]["precompute"] > 0
+
+
+class Here:
+    """Runs what a process of its own would run, in this one."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, work, *what):
+        result = work(*what)
+        return SimpleNamespace(result=lambda: result)
+
+
+def test_decode_streams_photographs(monkeypatch, tmp_path, without_fsync):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("ENSADV_QUIET", "1")
+    monkeypatch.setenv("DECODE_SIZE", "39")
+    decode = importlib.import_module("decode")
+    monkeypatch.setattr(decode, "begun", lambda *_: None)  # cores and memory of this process stay as they are
+    monkeypatch.setattr(decode, "ProcessPoolExecutor", Here)
+    out = tmp_path / "found.json"
+    words = ("--images", "132", "--size", "39", "--workers", "0", "--rounds", "2", "--json", str(out))
+    monkeypatch.setattr(sys, "argv", ["decode.py", *words])
+    decode.main()
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["images"] == 132
+    for flow in ("check", "precompute", "train"):
+        assert min(found[flow].values()) > 0
+    for cores in ("one core", "a core more"):
+        shares = found[cores]["bare_over_it"]
+        assert list(shares) == list(found[cores]["share_of_processor_time"])
+        assert 0.3 < found[cores]["share_of_time_decoding"]["precompute"][0] < 2
+        assert list(shares) == ["precompute", "train, first epoch", "train, later"]
+        assert all(middle > 0 for middle, *_ in shares.values())
+    assert "| precompute, a core more |" in importlib.import_module("page").decoded(found)
 
 
 def test_compiled_blocks_are_blocks(run, monkeypatch):

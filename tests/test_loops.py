@@ -67,6 +67,7 @@ def net(size: int = 32) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(3 * size**2, 3))
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns of what is tested here
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_has_images_labels_and_numbers(images, batch, workers):
     found, labels = images.dataset.read(np.arange(18))  # a pool of threads, which workers that are forked lack
@@ -114,7 +115,7 @@ def test_half_of_a_batch_is_what_one_source_makes_of_it(world, images, batch):
 def test_a_batch_is_a_function_of_seed_and_step(world, images, batch):
     one = EnsembleMix(images, [world / "shards"], epsilon="normal:8/255,16/255", seed=5)
     results = [one(*batch)[0] for _ in range(4)]
-    again = EnsembleMix(images, [world / "shards"], epsilon="normal:8/255,16/255", seed=5)
+    again = EnsembleMix(images, world / "shards", epsilon="normal:8/255,16/255", seed=5)
     again.step = 3
     assert torch.equal(again(*batch)[0], results[3])
     assert len({result.numpy().tobytes() for result in results}) == 4
@@ -168,6 +169,9 @@ def test_other_images_are_refused(world, images, batch):
             mix(wrong, y, index)
     with pytest.raises(InputError, match="the transform comes before any crop"):
         mix(x[:, :, 1:], y, index)
+    for wrong in (2 * x - 1, (255 * x).to(torch.uint8), x * float("nan")):
+        with pytest.raises(InputError, match=r"expected floating-point images in \[0, 1\], got torch"):
+            mix(wrong, y, index)
     assert torch.equal(mix(x[:1], y[:1], index[:1])[0], x[:1])  # of one image no half can be replaced
 
 

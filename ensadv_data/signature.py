@@ -174,7 +174,7 @@ def opened(raw: bytes, keys: Mapping[str, PublicKey], *, where: str) -> tuple[by
                 "signed; get it again from whom you trust"
             ) from None
         return payload, key
-    signers = ", ".join(quoted(keyid, 16)[1:-1] for keyid, _ in signatures)
+    signers = ", ".join(quoted(keyid[:16])[1:-1] for keyid, _ in signatures)
     raise IntegrityError(
         f"{where}: expected the signature of a trusted key, found those of {signers} only; if you trust one, add its "
         "public key, got from its owner, to your trust file"

@@ -63,18 +63,8 @@ class Trust:
     teams: Mapping[str, str]
 
     def check_apart(self, place: Objects) -> None:
-        """Refuse a trust file that lies with the data: whoever can change these can change it.
-
-        Raises
-        ------
-        InputError
-            It does.
-        """
-        if isinstance(place, Folder) and self.path.resolve().is_relative_to(place.path.resolve()):
-            raise InputError(
-                f"expected a trust file apart from the data, got {self.path} in the store; a key beside the data "
-                "proves nothing: get it from its owner and keep it elsewhere"
-            )
+        """Refuse a trust file that lies with the data: whoever can change these can change it; raises InputError."""
+        _check_apart(self.path, place)
 
 
 @dataclass(frozen=True)
@@ -96,8 +86,21 @@ def default_memory() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "ensadv-data" / "versions.json"
 
 
-def read_trust(path: Path | None = None) -> Trust:
+def _check_apart(path: Path, place: Objects) -> None:
+    if isinstance(place, Folder) and path.resolve().is_relative_to(place.path.resolve()):
+        raise InputError(
+            f"expected a trust file apart from the data, got {path} in the store; a key beside the data proves "
+            "nothing: get it from its owner and keep it elsewhere"
+        )
+
+
+def read_trust(path: Path | None = None, *, apart: Objects | None = None) -> Trust:
     """Read a trust file; the user's, unless one is named.
+
+    Parameters
+    ----------
+    apart
+        A store that it must not lie in, which is looked at before it is read.
 
     Raises
     ------
@@ -105,6 +108,8 @@ def read_trust(path: Path | None = None) -> Trust:
         There is none, or it is not as the top of this module has it, or a key is of two teams.
     """
     path = default_trust() if path is None else path
+    if apart is not None:
+        _check_apart(path, apart)
     try:
         with path.open("rb") as file:
             found = tomllib.loads(file.read(_MOST).decode("utf-8"))
@@ -114,7 +119,10 @@ def read_trust(path: Path | None = None) -> Trust:
             'keys = ["ed25519:…"] in it, or name one with --trust'
         ) from None
     except ValueError as error:
-        raise InputError(f"{path}: expected TOML: {error}") from None
+        raise InputError(
+            f'{path}: expected TOML, a section [TEAM] with keys = ["ed25519:…"], as the two last lines of keygen are; '
+            f"got something else: {error}"
+        ) from None
     keys: dict[str, PublicKey] = {}
     teams: dict[str, str] = {}
     for team, section in found.items():

@@ -96,6 +96,10 @@ def test_the_users_own_files_are_where_others_keep_theirs(tmp_path, monkeypatch)
 
 def test_a_key_beside_the_data_is_refused(tmp_path, trust):
     trust.check_apart(Folder(tmp_path / "store"))
+    (tmp_path / "store").mkdir(exist_ok=True)
+    (tmp_path / "store" / "theirs.toml").write_text("[a", encoding="utf-8")
+    with pytest.raises(InputError, match="proves nothing"):  # before anything of it is parsed
+        read_trust(tmp_path / "store" / "theirs.toml", apart=Folder(tmp_path / "store"))
     for beside in (tmp_path, tmp_path / "x" / ".."):
         with pytest.raises(InputError, match="a key beside the data proves nothing"):
             trust.check_apart(Folder(beside))

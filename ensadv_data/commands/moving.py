@@ -9,7 +9,7 @@ import click
 from ensadv_data.data import open_data
 from ensadv_data.errors import InputError
 from ensadv_data.exchange import Exchanged, export_store, import_store
-from ensadv_data.objects import is_url
+from ensadv_data.objects import is_url, objects_at
 from ensadv_data.options import PATH, STORE, optional_data, read_bytes
 from ensadv_data.remote import Moved, Wanted
 from ensadv_data.remote import pull as pull_store
@@ -92,7 +92,7 @@ def pull(
     elif origin is not None:
         raise InputError(f"expected a manifest's file before --from, got {store}")
     wanted = Wanted(sources or None, attacks or None, blocks)
-    believed = Believed(read_trust(trust) if looks else None, name=name)
+    believed = Believed(read_trust(trust, apart=objects_at(origin or store)) if looks else None, name=name)
     moved = pull_store(
         store if origin is None else origin,
         out,

@@ -106,7 +106,7 @@ def verify(
     if models and not recompute:
         raise click.UsageError("--model is for --recompute K")
     wanted = Wanted(
-        trust=None if unsigned else read_trust(trust),
+        trust=None if unsigned else read_trust(trust, apart=objects_at(store)),
         name=name,
         data=checked(DataSpec, {**data, "limit": limit}, where="verify") if data else None,
         recompute=recompute,
@@ -155,7 +155,7 @@ def catalogue(folder: Path, out: Path, trust: Path | None, title: str) -> None:
 
     A file that is no manifest is on the page too, with the reason; the exit code is then 4.
     """
-    found = read_catalogue(folder, trust=None if trust is None else read_trust(trust))
+    found = read_catalogue(folder, trust=None if trust is None else read_trust(trust, apart=objects_at(folder)))
     path = write_catalogue(out, found, title=title)
     click.echo(f"catalogue: {path}  stores: {len(found.listed)}")
     if found.refused:

@@ -24,7 +24,7 @@ from ensadv_data.dist import Place
 from ensadv_data.errors import AlignmentError, InputError, IntegrityError, Interrupted, QuantityError, UnknownNameError
 from ensadv_data.evaluation.stored import stored_sources
 from ensadv_data.exchange import export_store, import_store
-from ensadv_data.inspection import compare_stores
+from ensadv_data.inspection import compare_stores, describe_store
 from ensadv_data.manifest import parse_manifest, read_manifest
 from ensadv_data.mixing import Schedule, plan_step
 from ensadv_data.models import build_model, load_model, save_model
@@ -35,6 +35,7 @@ from ensadv_data.report.charts import draw_pictures
 from ensadv_data.sources import augmentation_of, static_sources
 from ensadv_data.spec import AugmentSpec, DataSpec, PrecomputeSpec, TrainSpec, checked, parse_attack, parse_augment
 from ensadv_data.store import open_store, perturb_images
+from ensadv_data.terminal import print_store
 from ensadv_data.training import TrainingRun, train
 from ensadv_data.verification.blueprint import blueprint_of
 from ensadv_data.verification.recomputing import agreements
@@ -438,6 +439,13 @@ def test_an_exported_set_of_views_trains_to_the_same_weights_and_comes_back(tmp_
     ]
     assert digests[0] == digests[1]
     assert import_store(tmp_path / "set", tmp_path / "back").is_equal
+
+
+def test_inspection_tells_the_views(viewed, capsys):
+    summary = describe_store(viewed)
+    assert summary.views == VIEWED
+    print_store(summary)
+    assert f"views   {VIEWED}, one a draw" in capsys.readouterr().out
 
 
 def test_the_report_shows_views_of_the_images(viewed, data):

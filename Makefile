@@ -25,7 +25,7 @@ check: $(DEV_STAMP) ## lint, formatting and types
 	$(BIN)/mypy
 
 test: $(DEV_STAMP) ## all tests, with branch coverage
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
 
 bench: $(DEV_STAMP) ## paired measurements on this machine, also of the engines in benchmarks/peers.txt
 	$(PIP) install --no-deps -r benchmarks/peers.txt

@@ -397,7 +397,7 @@ DIAGNOSE = ("diagnose", *LIMIT, "--model", "a.safetensors")
             "unknown data set 'minst'; known: mnist-mini, mnist, fashion-mnist, folder:PATH, wds:PATH, wds:URL, ",
         ),
         ((*EVALUATE, "--suite", "papers"), "unknown suite 'papers'; known: single-step, paper"),
-        (("run", "mnist-dmeo"), "unknown recipe 'mnist-dmeo'; known: fashion-mnist, mnist-c1, mnist-claims"),
+        (("run", "mnist-dmeo"), "unknown recipe 'mnist-dmeo'; known: fashion-mnist, imagenet-models, inception-"),
         (("run", "mnist-demo", "--until", "repot", "--out", "never"), "unknown stage 'repot'; known: static-B"),
         (("run", "here.toml"), "expected a recipe at here.toml, found no file"),
         (("fetch", "cifar"), "unknown data set 'cifar'; known: "),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import partial
+from math import erf, exp, pi, sqrt
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from ensadv_data.dist import Place
 from ensadv_data.errors import InputError, Interrupted, QuantityError
 from ensadv_data.keys import torch_seeded
 from ensadv_data.learner import Learner
-from ensadv_data.mixing import check_shares, epoch_order
+from ensadv_data.mixing import Schedule, check_shares, epoch_order, plan_step
 from ensadv_data.models import build_auxiliary, build_model, load_model
 from ensadv_data.models.auxiliary import AUXILIARY
 from ensadv_data.recipe import read_recipe
+from ensadv_data.sources import ONLINE, Source
 from ensadv_data.spec import TrainSpec
 from ensadv_data.training import TrainingRun, train
 from laws import is_bit_equal
@@ -298,11 +300,6 @@ def test_maps_are_channels_last_throughout(tmp_path, amp):
 
 def test_epsilons_of_the_paper_have_the_moments_of_a_truncated_normal(data):
     """|N(0, 8/255)| up to 16/255: by the analytic mean and variance of a half-normal law that is cut off at 2σ."""
-    from math import erf, exp, pi, sqrt
-
-    from ensadv_data.mixing import ONLINE, Schedule, plan_step
-    from ensadv_data.sources import Source
-
     law = spec_of(epsilon="normal:8/255,16/255").epsilon
     schedule = Schedule(seed=1, n=40_000, batch_size=20_000, sources=(Source(ONLINE),), epsilon=law)
     values = np.concatenate([plan_step(schedule, epoch=0, step=step).epsilon for step in range(2)]).astype(float)

@@ -68,6 +68,7 @@ def net(size: int = 32) -> nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns of what is tested here
+@pytest.mark.filterwarnings("ignore:No data was collected")  # coverage's, in the workers that are forked
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_has_images_labels_and_numbers(images, batch, workers):
     found, labels = images.dataset.read(np.arange(18))  # a pool of threads, which workers that are forked lack

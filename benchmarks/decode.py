@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from figures import arguments_of, ratios, report, rounded
+from figures import arguments_of, ratios, report, rounded, watched
 from torch import Tensor, nn
 
 from ensadv_data.ahead import made_from_read
@@ -97,22 +97,9 @@ def anonymous() -> int:
     return total
 
 
-def watched(work: Callable[[], object], n: int) -> dict[str, float]:
+def flow(work: Callable[[], object], n: int) -> dict[str, float]:
     """Images a second, and the most memory in the second and in the last quarter of the time."""
-    seen: list[int] = []
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.2):
-            seen.append(anonymous())
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    began = time.perf_counter()
-    work()
-    seconds = time.perf_counter() - began
-    done.set()
-    watcher.join()
+    seconds, seen = watched(work, anonymous, every=0.2)
     seen = seen or [anonymous()]
     quarter = -(-len(seen) // 4)
     return {
@@ -145,7 +132,7 @@ def checked(folder: Path, size: int) -> dict[str, float]:
     """The digest of all images: each is decoded once."""
     begun(size)
     data = open_data(images_of(folder, size), "train")
-    return watched(lambda: data.digest, len(data))
+    return flow(lambda: data.digest, len(data))
 
 
 def precomputed(folder: Path, size: int, workers: int) -> dict[str, float]:
@@ -154,7 +141,7 @@ def precomputed(folder: Path, size: int, workers: int) -> dict[str, float]:
     spec, _ = specs(folder, size)
     where = images_of(folder, size)
     n = len(open_data(where, "train"))
-    return watched(lambda: precompute_store(spec, where, folder / "store", workers=workers), n)
+    return flow(lambda: precompute_store(spec, where, folder / "store", workers=workers), n)
 
 
 def trained(folder: Path, size: int) -> dict[str, float]:
@@ -163,7 +150,7 @@ def trained(folder: Path, size: int) -> dict[str, float]:
     data = open_data(images_of(folder, size), "train")
     run = TrainingRun(specs(folder, size)[1], data, folder / "m.safetensors", module=Stripes(size))
     steps = range(run.schedule.steps)
-    return watched(lambda: stepped(run, steps), len(steps) * BATCH)
+    return flow(lambda: stepped(run, steps), len(steps) * BATCH)
 
 
 def stepped(run: TrainingRun, numbers: range) -> None:

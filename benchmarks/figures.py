@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,25 @@ def rounded(values: tuple[float, float, float]) -> list[float]:
 def milliseconds(timings: Mapping[str, Timing]) -> dict[str, list[float]]:
     """Median and quartiles of each alternative."""
     return {name: [round(1000 * value, 4) for value in (t.median, *t.spread)] for name, t in timings.items()}
+
+
+def watched(work: Callable[[], object], look: Callable[[], int], *, every: float) -> tuple[float, list[int]]:
+    """Seconds of a work, and what a look gave every so many seconds meanwhile."""
+    seen: list[int] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            seen.append(look())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    began = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - began
+    done.set()
+    watcher.join()
+    return seconds, seen
 
 
 def arguments_of(about: str | None, **options: Mapping[str, Any]) -> argparse.Namespace:

@@ -14,8 +14,6 @@ import json
 import multiprocessing
 import os
 import tempfile
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property
@@ -24,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import arguments_of, report
+from figures import arguments_of, report, watched
 from torch import nn
 
 import ensadv_data.blocks
@@ -79,24 +77,11 @@ def anonymous() -> int:
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")))
 
 
-def watched(work: Callable[[], object]) -> tuple[float, int]:
+def grown(work: Callable[[], object]) -> tuple[float, int]:
     """Seconds of a work, and the most anonymous bytes while it ran, less those before."""
-    before = most = anonymous()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal most
-        while not done.wait(0.02):
-            most = max(most, anonymous())
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    began = time.perf_counter()
-    work()
-    seconds = time.perf_counter() - began
-    done.set()
-    watcher.join()
-    return seconds, most - before
+    before = anonymous()
+    seconds, seen = watched(work, anonymous, every=0.02)
+    return seconds, max([before, *seen]) - before
 
 
 def precomputed(n: int, folder: Path) -> dict[str, float]:
@@ -109,8 +94,8 @@ def precomputed(n: int, folder: Path) -> dict[str, float]:
     where = DataSpec(data="made-up", limit=n)
     small = DataSpec(data="made-up", limit=WARM)
     ensadv_data.precompute.precompute_store(spec, small, folder / "warm", workers=0)
-    seconds, grown = watched(lambda: ensadv_data.precompute.precompute_store(spec, where, folder / "store", workers=0))
-    return {"images_a_second": round(n / seconds), "bytes": grown}
+    seconds, more = grown(lambda: ensadv_data.precompute.precompute_store(spec, where, folder / "store", workers=0))
+    return {"images_a_second": round(n / seconds), "bytes": more}
 
 
 def trained(n: int, folder: Path, steps: int) -> dict[str, float]:
@@ -126,12 +111,12 @@ def trained(n: int, folder: Path, steps: int) -> dict[str, float]:
         return run
 
     run("warm", 10, WARM)
-    started, grown = watched(lambda: kept.append(run("store", 1, n)))
-    seconds, more = watched(lambda: [kept[0].step(k, kept[0].prepare(k)) for k in range(1, steps)])
+    started, first = grown(lambda: kept.append(run("store", 1, n)))
+    seconds, more = grown(lambda: [kept[0].step(k, kept[0].prepare(k)) for k in range(1, steps)])
     return {
         "steps_a_second": round((steps - 1) / seconds, 1),
         "seconds_to_start": round(started, 2),
-        "bytes": grown + max(0, more),
+        "bytes": first + max(0, more),
     }
 
 

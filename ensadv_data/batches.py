@@ -125,6 +125,7 @@ class Batches:
         self.fresh, self.replace, self.packed, self.augment = fresh, replace, packed, augment
         stores = {id(store): store for source in schedule.sources for store, _ in source.entries}
         self._stores = list(stores.values())
+        self._views = {key: Views.of_plan(store.header.plan) for key, store in stores.items()}
         self._proved = np.zeros(len(dataset), bool)
 
     def load(self, number: int) -> Loaded:
@@ -166,8 +167,8 @@ class Batches:
             if not self.schedule.sources[part.source].entries:
                 static.append((part, None))
                 continue
-            moves = packed_moves(*self._entry(part), **self._asked(part, epoch), views=True)
-            if boxes is not None and self._views(part) is None:
+            moves = packed_moves(*self._entry(part), **self._asked(part, epoch), views=self.augment is not None)
+            if boxes is not None and self._views_of(part) is None:
                 moves = [self._moved(move, boxes[part.rows]) for move in moves]
             static.append((part, moves if self.packed else apply_moves(images[part.rows], moves)))
         return Batch(plan, images, labels, adversarial, tuple(static))
@@ -204,14 +205,14 @@ class Batches:
         shape, fresh = self.dataset.shape, Views(self.augment, derive_key("augment", self.schedule.seed, epoch))
         boxes = fresh.boxes(shape, draws=np.zeros_like(plan.indices), examples=plan.indices)
         for part in parts:
-            if (views := self._views(part)) is not None:
+            if (views := self._views_of(part)) is not None:
                 boxes[part.rows] = views.boxes(shape, draws=part.draws, examples=part.indices)
         return boxes
 
-    def _views(self, part: Part) -> Views | None:
+    def _views_of(self, part: Part) -> Views | None:
         """The views that a part's source was made of; None: whole images, or it computes."""
         entries = self.schedule.sources[part.source].entries
-        return Views.of_plan(entries[part.attack][0].header.plan) if entries else None
+        return self._views[id(entries[part.attack][0])] if entries else None
 
     def _moved(self, move: Move, boxes: npt.NDArray[np.int32]) -> Move:
         """A perturbation of whole images, moved as they are."""

@@ -21,7 +21,7 @@ from ensadv_data.manifest import Manifest, ObjectRecord, parse_manifest, read_ma
 from ensadv_data.objects import Folder, Objects, objects_at
 from ensadv_data.progress import progress_bar
 from ensadv_data.store import Cache, Entry, Planes, Store, StoreWriter, open_store
-from ensadv_data.store.index import EntryRecord, ExportIndex, ShardRecord, StoreRecord
+from ensadv_data.store.index import EntryRecord, ExportIndex, ShardRecord, StoreRecord, parse_index
 from ensadv_data.store.shards import INDEX, TAR_END, ExportedStore, Records, Shard, members_of
 from ensadv_data.untrusted import OWN_MANIFEST
 from ensadv_data.verification import blueprint_of
@@ -179,7 +179,10 @@ def _index(records: Records, manifest: bytes, shards: list[Shard]) -> ExportInde
 
 def _check_same(out: Path, index: ExportIndex) -> None:
     """Refuse to write over a finished set of another store, or of another size of shards."""
-    there = ExportIndex.model_validate_json((out / INDEX).read_bytes())
+    try:
+        _, _, there = parse_index((out / INDEX).read_bytes(), str(out / INDEX))
+    except IntegrityError as error:
+        raise OutputError(f"{error}; it was not touched: choose another --out") from None
 
     def planned(found: ExportIndex) -> dict[str, Any]:
         return found.model_dump(exclude={"shards": {"__all__": {"sha256"}}})

@@ -25,7 +25,7 @@ from ensadv_data.dist import current_place
 from ensadv_data.errors import InputError
 from ensadv_data.mixing import Part, Schedule, plan_batch
 from ensadv_data.online import Computed, computed_perturbation
-from ensadv_data.sources import ONLINE, Source, check_draws, check_epsilon, static_sources
+from ensadv_data.sources import ONLINE, Source, augmentation_of, check_draws, check_epsilon, static_sources
 from ensadv_data.spec import parse_attack, parse_epsilon
 from ensadv_data.store import Cache
 
@@ -120,6 +120,11 @@ class EnsembleMix:
         static = static_sources(stores, images.dataset, cache=cache or Cache())
         check_epsilon(static, law)
         check_draws(static, draws)
+        if (views := augmentation_of(static, None)) is not None:
+            raise InputError(
+                f"expected stores of whole images, got one of views by {views.label}: a loop of one's own does not cut "
+                "its images as the store did; make one without --augment, or train with ensadv-data train"
+            )
         sources = (*((Source(ONLINE),) if online else ()), *static)
         if not sources:
             raise InputError("expected a store, or an online attack, as a source of adversarial images; got neither")

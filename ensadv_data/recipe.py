@@ -23,8 +23,8 @@ from typing import Any, Literal
 from ensadv_data.errors import InputError, UnknownNameError
 from ensadv_data.evaluation.diagnosis import check_roles
 from ensadv_data.evaluation.suites import suite_named
-from ensadv_data.layers import laid_tables
 from ensadv_data.models import check_architecture, check_auxiliary, leaves
+from ensadv_data.recipe_tables import laid_tables
 from ensadv_data.spec import DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, Spec, TrainSpec, checked, read_toml
 
 __all__ = ["KINDS", "Kind", "Recipe", "Stage", "find_recipe", "packaged_recipe", "read_recipe", "selected"]

@@ -53,7 +53,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "online",
         "report",
     ),
-    ("blocks", "layers", "verification"),
+    ("blocks", "recipe_tables", "verification"),
     ("precompute", "training", "loops", "recipe", "remote", "exchange", "description", "catalogue"),
     ("outputs", "sizing", "trials"),
     ("evaluating", "forecast"),

@@ -199,6 +199,10 @@ def test_what_is_there_stays(tmp_path, store, spec):
     with pytest.raises(OutputError, match=r"holds something else \(notes.txt\)"):
         export_store(store, tmp_path / "mine")
     assert files(tmp_path / "mine") == {"notes.txt": b"mine"}
+    (tmp_path / "mine" / "notes.txt").rename(tmp_path / "mine" / "index.json")
+    with pytest.raises(OutputError, match=r"index.json: expected JSON: .* it was not touched: choose another --out"):
+        export_store(store, tmp_path / "mine")
+    assert files(tmp_path / "mine") == {"index.json": b"mine"}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from ensadv_data import EnsembleMix, TorchImages, open_dataset
 from ensadv_data.attacks.single import step_ll
-from ensadv_data.batches import _FRESH_STREAM
+from ensadv_data.batches import _FRESH_STREAM, Batches
 from ensadv_data.bench import save_untrained
 from ensadv_data.codec import random_bits
 from ensadv_data.data import ArrayDataset
@@ -24,8 +24,8 @@ from ensadv_data.errors import AlignmentError, InputError
 from ensadv_data.keys import derive_key
 from ensadv_data.mixing import Schedule, plan_batch
 from ensadv_data.precompute import precompute_store
-from ensadv_data.sources import Source
-from ensadv_data.spec import DataSpec, PrecomputeSpec
+from ensadv_data.sources import Source, static_sources
+from ensadv_data.spec import DataSpec, EpsilonSpec, PrecomputeSpec
 from ensadv_data.store import open_store, perturb_images
 from photographs import cut_photographs
 
@@ -234,3 +234,19 @@ def test_the_examples_run_before_and_after(name, world, monkeypatch):
     assert seen == list(range(6)) or (name == "with_timm" and seen == list(range(4))), "two epochs, every batch"
     assert all(torch.isfinite(value).all() for state in states for value in state.values())
     assert any(not torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_stores_of_views_are_refused(world, images, tmp_path):
+    """Its images are not cut as the store's were: the directions would be of other pictures."""
+    where = DataSpec(data=f"folder:{world / 'photos'}", data_dir=str(world / "index"), preprocess=HOW)
+    spec = PrecomputeSpec(
+        models={"d": str(world / "d.safetensors")}, attacks=("fgsm",), draws=2, augment="random-resized-crop,flip"
+    )
+    precompute_store(spec, where, tmp_path / "views", workers=0)
+    with pytest.raises(InputError, match="expected stores of whole images, got one of views by random-resized-crop"):
+        EnsembleMix(images, tmp_path / "views", epsilon=0.1)
+    (source,) = static_sources([tmp_path / "views"], images.dataset)
+    law = EpsilonSpec(epsilon=0.1)
+    batches = Batches(images.dataset, Schedule(seed=1, n=18, batch_size=4, sources=(source,), epsilon=law))
+    with pytest.raises(InputError, match=r"expected the views that its directions belong to, .* got whole images"):
+        batches.prepare(0)

@@ -15,9 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ensadv_data.data.listing import Blob, Entries, find_split, index_path, kept_table, name_at, split_folder, stamp_of
+from ensadv_data.data.listing import (
+    Blob,
+    Entries,
+    Tabled,
+    find_split,
+    index_path,
+    kept_table,
+    name_at,
+    split_folder,
+    stamp_of,
+)
 from ensadv_data.data.tables import Table
 from ensadv_data.errors import DataError, IntegrityError
 
@@ -25,16 +34,12 @@ __all__ = ["Folder", "open_folder"]
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(Tabled):
     """A :class:`~ensadv_data.data.listing.Listing` of files."""
 
     root: Path  # of the split
     index: Path
     table: Table
-
-    def __len__(self) -> int:
-        """Number of files."""
-        return len(self.table.arrays["ends"])
 
     @property
     def classes(self) -> int:
@@ -45,16 +50,6 @@ class Folder:
     def class_names(self) -> tuple[str, ...]:
         """Names of the class folders, sorted by their bytes: the position of each is its label."""
         return tuple(self.table.about["folders"])
-
-    @property
-    def labels(self) -> npt.NDArray[np.int32]:
-        """Class of each file."""
-        return self.table.arrays["label"]
-
-    @property
-    def digest(self) -> str:
-        """Of paths, sizes and times."""
-        return self.table.digest
 
     def name(self, row: int) -> str:
         """Path below the split's folder."""

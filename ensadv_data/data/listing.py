@@ -33,6 +33,7 @@ __all__ = [
     "Blob",
     "Entries",
     "Listing",
+    "Tabled",
     "find_split",
     "index_path",
     "kept_table",
@@ -54,6 +55,26 @@ class Blob(NamedTuple):
 
     data: bytes
     changed: bool
+
+
+class Tabled:
+    """What a listing's table tells of all its images."""
+
+    table: Table
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.table.arrays["ends"])
+
+    @property
+    def labels(self) -> npt.NDArray[np.int32]:
+        """Class of each image."""
+        return self.table.arrays["label"]
+
+    @property
+    def digest(self) -> str:
+        """Of names and places, sizes and times."""
+        return self.table.digest
 
 
 class Listing(Protocol):

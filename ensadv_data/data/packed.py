@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import numpy as np
-import numpy.typing as npt
-
-from ensadv_data.data.listing import Blob, Entries, index_path, kept_table, name_at, stamp_of
+from ensadv_data.data.listing import Blob, Entries, Tabled, index_path, kept_table, name_at, stamp_of
 from ensadv_data.data.photographs import mapped
 from ensadv_data.data.tables import Table
 from ensadv_data.errors import DataError, IntegrityError
-from ensadv_data.objects import AT_ONCE, Objects, Web
+from ensadv_data.objects import AT_ONCE, Far, Web
 
 __all__ = ["Packed", "Sample", "Shards", "opened_shard", "packed_table", "shard_size", "shards_of"]
 
@@ -28,31 +25,17 @@ _MOST_LIST = 2**24  # bytes of it
 _READ = 2**21  # bytes of a far file that are asked for at once
 
 Sample = tuple[bytes, int, int, int]  # name, class, and offset and size of the image in its file
-Shards = Path | Objects  # where they are
+Shards = Path | Far  # where they are
 
 
 @dataclass(frozen=True)
-class Packed:
+class Packed(Tabled):
     """A :class:`~ensadv_data.data.listing.Listing` of images in files."""
 
     root: Shards  # of the split
     index: Path
     table: Table
     classes: int
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.table.arrays["ends"])
-
-    @property
-    def labels(self) -> npt.NDArray[np.int32]:
-        """Class of each image."""
-        return self.table.arrays["label"]
-
-    @property
-    def digest(self) -> str:
-        """Of names and places, and of sizes and times of the files."""
-        return self.table.digest
 
     def name(self, row: int) -> str:
         """The file, and what its image is called in it."""
@@ -67,7 +50,7 @@ class Packed:
         """Read an image; see :meth:`Listing.blob`. Whether a far file changed is asked when the data set is opened."""
         shard, *about = self._shard(row)
         offset, size = (int(number) for number in self.table.arrays["place"][row])
-        if isinstance(self.root, Objects):
+        if isinstance(self.root, Far):
             return Blob(self.root.part(shard, offset, min(size, most + 1)).tobytes() if size else b"", False)
         with (self.root / shard).open("rb") as file:
             now = os.fstat(file.fileno())
@@ -121,13 +104,13 @@ def packed_table(
     IntegrityError
         A file changed since it was listed.
     """
-    place = str(root) if isinstance(root, Objects) else str(root.resolve())
+    place = str(root) if isinstance(root, Far) else str(root.resolve())
     states = _states(root, names)
     path = index_path(home, what, kind, place).with_suffix(".index")
     table = kept_table(path)
     if table is None:
         entries, highest = Entries.none(), 0
-        at_once = AT_ONCE if isinstance(root, Objects) else 1
+        at_once = AT_ONCE if isinstance(root, Far) else 1
         for number, samples in enumerate(mapped(found, names, threads=at_once)):
             entries.add(samples, shard=number)
             highest = max([highest, *(label for _, label, *_ in samples)])
@@ -148,7 +131,7 @@ def packed_table(
 
 def _states(root: Shards, names: Sequence[str]) -> dict[str, tuple[int, int | str]]:
     """Size of each file, and its time or its tag."""
-    if isinstance(root, Objects):
+    if isinstance(root, Far):
         states: dict[str, tuple[int, int | str]] = {**root.states(names)}
         for name in names:
             if name not in states:
@@ -177,7 +160,7 @@ def opened_shard(root: Shards, name: str) -> BinaryIO:
 class _Far(io.RawIOBase):
     """An object, read by requests for its parts."""
 
-    def __init__(self, place: Objects, key: str, size: int) -> None:
+    def __init__(self, place: Far, key: str, size: int) -> None:
         self._place, self._key, self._size, self._at = place, key, size, 0
 
     def readable(self) -> bool:

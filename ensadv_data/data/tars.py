@@ -22,7 +22,7 @@ from ensadv_data.data.listing import SPLIT_FOLDERS, find_split, no_split, only_s
 from ensadv_data.data.packed import Packed, Sample, Shards, opened_shard, packed_table, shard_size, shards_of
 from ensadv_data.data.tables import Table
 from ensadv_data.errors import DataError
-from ensadv_data.objects import Objects, objects_at
+from ensadv_data.objects import far_objects
 from ensadv_data.untrusted import quoted
 
 __all__ = ["open_tars", "samples_of"]
@@ -69,7 +69,7 @@ def _split(root: Path | str, split: str) -> Shards | None:
     """Where the tars of a split are."""
     if isinstance(root, Path):
         return find_split(root, split)
-    places: list[Objects] = [objects_at(f"{root.rstrip('/')}/{name}") for name in SPLIT_FOLDERS[split]]
+    places = [far_objects(f"{root.rstrip('/')}/{name}") for name in SPLIT_FOLDERS[split]]
     return only_split(root, split, [place for place in places if shards_of(place, ".tar")])
 
 

@@ -17,10 +17,23 @@ from ensadv_data.errors import InputError
 from ensadv_data.objects.base import Folder, Objects
 from ensadv_data.objects.bucket import ASKED, Bucket
 from ensadv_data.objects.kept import Kept, Shelf
-from ensadv_data.objects.requesting import AT_ONCE, HUB, SCHEMES, WEB
+from ensadv_data.objects.requesting import AT_ONCE, HUB, SCHEMES, WEB, Far
 from ensadv_data.objects.web import Web
 
-__all__ = ["ASKED", "AT_ONCE", "Bucket", "Folder", "Kept", "Objects", "Shelf", "Web", "is_url", "objects_at"]
+__all__ = [
+    "ASKED",
+    "AT_ONCE",
+    "Bucket",
+    "Far",
+    "Folder",
+    "Kept",
+    "Objects",
+    "Shelf",
+    "Web",
+    "far_objects",
+    "is_url",
+    "objects_at",
+]
 
 
 def is_url(reference: Path | str) -> bool:
@@ -43,5 +56,9 @@ def objects_at(reference: Objects | Path | str) -> Objects:
         raise InputError(f"expected a folder or {first[0]}//…, got {reference}; a URL is text, with two slashes")
     if not is_url(reference):
         return Folder(Path(reference))
-    scheme = str(reference).partition("://")[0]
-    return Web(str(reference)) if scheme in (*WEB, HUB) else Bucket(str(reference))
+    return far_objects(str(reference))
+
+
+def far_objects(url: str) -> Far:
+    """The objects at a URL; raises as :func:`objects_at` does."""
+    return Web(url) if url.partition("://")[0] in (*WEB, HUB) else Bucket(url)

@@ -86,10 +86,6 @@ class Objects(ABC):
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Bytes of those of the objects that are there."""
 
-    def states(self, keys: Iterable[str]) -> dict[str, tuple[int, str]]:
-        """Bytes of those objects that are there, and what is another text when an object is another one."""
-        raise NotImplementedError
-
     @abstractmethod
     def listed(self, prefix: str = "") -> dict[str, int]:
         """Bytes of everything below a prefix that ends with ``/``, by key, sorted."""

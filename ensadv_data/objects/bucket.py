@@ -20,8 +20,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import from_url
 
 from ensadv_data.errors import InputError, OutputError
-from ensadv_data.objects.base import Objects, Part, check_size
-from ensadv_data.objects.requesting import at_once, checked_url
+from ensadv_data.objects.base import Part, check_size
+from ensadv_data.objects.requesting import Far, at_once, checked_url
 
 __all__ = ["ASKED", "Bucket"]
 
@@ -35,7 +35,7 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_
 _RETRY: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
 
 
-class Bucket(Objects):
+class Bucket(Far):
     """Objects below a prefix of an object store.
 
     Raises
@@ -43,8 +43,6 @@ class Bucket(Objects):
     InputError
         The URL is not one of those above, or the environment lacks what it needs.
     """
-
-    is_local = is_mapped = False
 
     def __init__(self, url: str) -> None:
         parts = checked_url(url)
@@ -76,12 +74,8 @@ class Bucket(Objects):
         """Bytes of every object below the prefix."""
         return self.listed()
 
-    def read_all(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """The bytes of those objects that are there, some requests at once."""
-        return at_once(self._read_if_there, keys)
-
     def array(self, key: str) -> npt.NDArray[np.uint8]:
-        """An object in memory."""
+        """An object in memory, as it arrived: not copied once more."""
         return np.frombuffer(self._got(key), np.uint8)
 
     def part(self, key: str, begin: int, size: int) -> npt.NDArray[np.uint8]:
@@ -90,20 +84,13 @@ class Bucket(Objects):
         return np.frombuffer(memoryview(data), np.uint8)
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
-        """Bytes of those objects that are there, some requests at once."""
+        """Bytes of those objects that are there: some requests at once, or a list where there are many."""
         keys = list(keys)
         if len(keys) > ASKED:
             common = posixpath.commonpath(keys)
             there = self.listed(f"{common}/" if common else "")
             return {key: there[key] for key in keys if key in there}
-
-        def size(key: str) -> tuple[str, int] | None:
-            try:
-                return key, int(self._again("read", key, lambda: obstore.head(self._store, key))["size"])
-            except FileNotFoundError:
-                return None
-
-        return at_once(size, keys)
+        return super().sizes(keys)
 
     def states(self, keys: Iterable[str]) -> dict[str, tuple[int, str]]:
         """Bytes of those objects that are there, and what is another text when an object is another one."""

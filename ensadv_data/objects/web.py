@@ -30,12 +30,12 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from ensadv_data.errors import InputError, IntegrityError, OutputError
-from ensadv_data.objects.base import Objects, Part, check_size
-from ensadv_data.objects.requesting import AT_ONCE, HUB, WEB, at_once, checked_url
+from ensadv_data.objects.base import Part, check_size
+from ensadv_data.objects.requesting import AT_ONCE, HUB, WEB, Far, at_once, checked_url
 
 __all__ = ["Web"]
 
-_ATTEMPTS = 8  # at a request that failed for a reason that may pass: a quarter of a minute of waiting
+_ATTEMPTS = 8  # at a request that failed for a reason that may pass: half a minute of waiting
 _HOPS = 5  # from one address to the next
 _TIMEOUT = urllib3.Timeout(connect=10, read=60)
 _MOVED, _MAY_PASS = frozenset((301, 302, 303, 307, 308)), frozenset((408, 429, 500, 502, 503, 504))
@@ -45,7 +45,7 @@ _ON_HUB = re.compile(
 )
 
 
-class Web(Objects):
+class Web(Far):
     """Objects below an address.
 
     Raises
@@ -53,8 +53,6 @@ class Web(Objects):
     InputError
         The URL is not one of those above.
     """
-
-    is_local = is_mapped = False
 
     def __init__(self, url: str) -> None:
         parts = checked_url(url)
@@ -77,24 +75,12 @@ class Web(Objects):
         _, data = self._answer(key, limit=limit)
         return bytes(data)
 
-    def read_all(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """The bytes of those objects that are there, some requests at once."""
-        return at_once(self._read_if_there, keys)
-
-    def array(self, key: str) -> npt.NDArray[np.uint8]:
-        """An object in memory."""
-        return np.frombuffer(self.read(key), np.uint8)
-
     def part(self, key: str, begin: int, size: int) -> npt.NDArray[np.uint8]:
         """A part of an object in memory; of a server that does not give parts, cut out of what comes before it too."""
         if size <= 0:
             return np.zeros(0, np.uint8)
         status, data = self._answer(key, span=(begin, begin + size))
         return np.frombuffer(data if status == 206 else data[begin:], np.uint8)
-
-    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
-        """Bytes of those objects that are there, some requests at once."""
-        return {key: size for key, (size, _) in self.states(keys).items()}
 
     def states(self, keys: Iterable[str]) -> dict[str, tuple[int, str]]:
         """Bytes of those objects that are there, and what the server calls their version, or their time."""

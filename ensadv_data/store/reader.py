@@ -256,21 +256,7 @@ class Store:
 
 
 def read_store(path: Objects, *, cache: Cache | None = None) -> Store:
-    """A complete store, for reading.
-
-    Parameters
-    ----------
-    cache
-        Where decompressed chunks are held, and copies of far ones kept; several stores may share one. None: one of
-        1 GiB, and no copies.
-
-    Raises
-    ------
-    InputError
-        There is no store, it is unfinished or was fetched in part, or its format is not one that this version reads.
-    ChunkError
-        An array is missing.
-    """
+    """A complete store, for reading; arguments and errors as those of ``open_store``, which opens exported sets too."""
     attributes = root_attributes(path)
     if attributes is None or attributes.get("format") != FORMAT:
         raise InputError(f"expected a store at {path}, found none; make one with: ensadv-data precompute --out {path}")

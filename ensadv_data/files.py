@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 
 from ensadv_data.errors import OutputError
 
-__all__ = ["is_leftover", "naming_trouble", "sha256_of_file", "write_atomic", "write_json"]
+__all__ = ["clear_leftovers", "is_leftover", "naming_trouble", "sha256_of_file", "write_atomic", "write_json"]
+
+_PREFIX = ".partial-"
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -61,7 +64,7 @@ def write_atomic(path: Path, *data: bytes | memoryview) -> None:
     """
     with naming_trouble(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".partial-", suffix="-" + path.name[-80:], dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_suffix(path), dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.writelines(data)
@@ -78,7 +81,25 @@ def write_atomic(path: Path, *data: bytes | memoryview) -> None:
 
 def is_leftover(path: Path) -> bool:
     """Whether a killed run left it: a temporary file of write_atomic, or zarr's own ``zarr.HEX.partial``."""
-    return path.name.startswith(".partial-") or (path.name.startswith("zarr.") and path.suffix == ".partial")
+    return path.name.startswith(_PREFIX) or (path.name.startswith("zarr.") and path.suffix == ".partial")
+
+
+def clear_leftovers(*paths: Path) -> None:
+    """Delete what a process that was killed in :func:`write_atomic` left of files with these names.
+
+    Temporary files of other names stay: somebody may be writing them.
+
+    Raises
+    ------
+    OutputError
+        One cannot be deleted.
+    """
+    for path in paths:
+        wanted = re.compile(re.escape(_PREFIX) + "[a-z0-9_]{8}" + re.escape(_suffix(path)))
+        with naming_trouble(path):
+            for left in path.parent.glob(_PREFIX + "*"):
+                if wanted.fullmatch(left.name):
+                    left.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -90,6 +111,11 @@ def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file, as lower-case hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _suffix(path: Path) -> str:
+    """How a temporary file of ``path`` ends; short enough that the whole name fits."""
+    return "-" + path.name[-80:]
 
 
 def _umask() -> int:

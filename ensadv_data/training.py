@@ -38,7 +38,7 @@ from ensadv_data.dist import (
     wait_for_all,
 )
 from ensadv_data.errors import InputError, Interrupted, OutputError
-from ensadv_data.files import naming_trouble
+from ensadv_data.files import clear_leftovers, naming_trouble
 from ensadv_data.interrupts import deferred_interrupt
 from ensadv_data.journal import Journal
 from ensadv_data.learner import Learner, learning_rate
@@ -106,6 +106,8 @@ def train(
     if out.suffix != ".safetensors":  # the log and the checkpoint end otherwise, and must never be the model
         raise OutputError(f"expected a file name that ends in .safetensors for the weights, got {out}")
     run = TrainingRun(spec, dataset, out, cache=cache)
+    if run.writes:
+        clear_leftovers(out, out.with_suffix(".jsonl"), run.checkpoint_path)
     total = spec.epochs * run.schedule.steps
     digest = digest_of_finished(out, run.record)
     check_same(int(digest is not None), what=f"the number of files at {out}", device=run.device)

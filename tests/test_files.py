@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ensadv_data.errors import OutputError
-from ensadv_data.files import naming_trouble, sha256_of_file, write_atomic
+from ensadv_data.files import clear_leftovers, naming_trouble, sha256_of_file, write_atomic
 
 REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -53,6 +53,28 @@ def test_a_file_is_written_whole_with_its_folders_and_nothing_else(tmp_path, dat
         write_atomic(path, data)
         assert path.read_bytes() == bytes(data)
     assert names_in(path.parent) == ["file.bin"]
+
+
+@pytest.mark.parametrize("name", ["m.checkpoint", "n" * 255])
+def test_what_a_killed_writer_left_of_a_name_is_cleared_and_nothing_else(tmp_path, name):
+    """Killed for true, in the moment before the rename."""
+    path = tmp_path / name
+    write_atomic(path, b"whole")
+    others = [".partial-abcdefgh-big-m.checkpoint", ".partial-abcdefgh-m.checkpoints", "partial-abcdefgh-m.checkpoint"]
+    for other in others:
+        (tmp_path / other).touch()
+    lines = "import os, pathlib, sys; from ensadv_data.files import write_atomic; "
+    lines += "os.replace = lambda *names: os.kill(os.getpid(), 9); write_atomic(pathlib.Path(sys.argv[1]), b'new')"
+    assert subprocess.run([sys.executable, "-c", lines, str(path)], check=False).returncode == -9
+    assert len(names_in(tmp_path)) == len(others) + 2
+    clear_leftovers(tmp_path / "absent", path)
+    assert names_in(tmp_path) == sorted([name, *others])
+    assert path.read_bytes() == b"whole"
+
+
+def test_clearing_in_a_folder_that_is_not_there_is_nothing(tmp_path):
+    clear_leftovers(tmp_path / "absent" / "m.checkpoint")
+    assert names_in(tmp_path) == []
 
 
 def test_long_names_can_be_written(tmp_path):

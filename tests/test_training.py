@@ -443,6 +443,14 @@ def test_checkpoints_make_a_killed_run_resumable_without_double_lines(tmp_path, 
     assert timeless(lines_of(out)) == timeless(lines_of(tmp_path / "whole.safetensors"))
 
 
+def test_what_a_kill_left_beside_the_model_goes_with_the_next_run(tmp_path, data):
+    for name in ("m.safetensors", "m.checkpoint", "m.jsonl", "other.checkpoint"):
+        (tmp_path / f".partial-abcd_123-{name}").write_bytes(b"half")
+    train(spec_of(epochs=1), data, tmp_path / "m.safetensors")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [".partial-abcd_123-other.checkpoint", "m.jsonl", "m.safetensors"]
+
+
 def test_ctrl_c_in_the_last_step_lets_it_finish(tmp_path, data):
     made = train(spec_of(), Stopping(data, 10), tmp_path / "m.safetensors", prefetch=0)
     assert made.path.exists()

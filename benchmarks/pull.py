@@ -23,10 +23,11 @@ from pathlib import Path
 
 import numpy as np
 import obstore
+from ending import ended
 from figures import arguments_of, milliseconds, report, rounded
 from obstore.store import from_url
 
-from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord
+from ensadv_data.manifest import Manifest, SourceRecord
 from ensadv_data.objects import AT_ONCE
 from ensadv_data.perturbation import entries_of, plan_of
 from ensadv_data.remote import pull
@@ -51,18 +52,7 @@ def made(folder: Path, size: int) -> Manifest:
         rows = chance.integers(0, 256, (1, count, width), np.uint8)
         planes = {entry.key: Planes(direction=rows, label=np.zeros(count, np.int32))}
         writer.write_block(block, planes, np.zeros(count, np.uint64))
-    objects, zeros, _ = writer.collect()
-    manifest = Manifest(
-        data=DataRecord(name=header.data, split=header.split, n=header.n, shape=SHAPE, classes=10, digest=digest),
-        sources=(source,),
-        draws=1,
-        plan=plan,
-        zeros=zeros,
-        software={},
-        objects={key: ObjectRecord(bytes=count, sha256=found) for key, (count, found) in objects.items()},
-    )
-    writer.close(manifest.to_bytes())
-    return manifest
+    return ended(writer)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ending import ended
 from figures import arguments_of, report, rounded
 
 from ensadv_data.gather import gather_rows
@@ -49,8 +50,7 @@ def our_store(rows: np.ndarray, folder: Path) -> Reader:
             mine = rows[block * header.block : (block + 1) * header.block]
             planes = Planes(direction=mine[None], label=np.zeros(len(mine), np.int32))
             writer.write_block(block, {entry.key: planes}, np.zeros(len(mine), np.uint64))
-        writer.collect()
-        writer.close(b"{}")
+        ended(writer)
     store, draws = open_store(folder), np.zeros(BATCH, np.int64)
     return lambda indices: store.gather(entry, draws[: len(indices)], indices).direction
 

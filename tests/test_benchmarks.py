@@ -79,6 +79,29 @@ def test_decode_streams_photographs(monkeypatch, tmp_path, without_fsync):
     assert "| precompute, a core more |" in importlib.import_module("page").decoded(found)
 
 
+def test_rows_of_a_store_are_compared_with_other_engines(monkeypatch, tmp_path):
+    """Each engine proves the rows that it reads before it is timed."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    store = importlib.import_module("store")
+    monkeypatch.setattr(store, "ProcessPoolExecutor", Here)
+    names = (store.OURS, store.BARE, "zarr-python", "tensorstore")
+    monkeypatch.setattr(store, "ENGINES", {name: store.ENGINES[name] for name in names})
+    out = tmp_path / "found.json"
+    words = ("--rows", "3000", "--width", "98", "--batches", "2", "--rounds", "2", "--json", str(out))
+    monkeypatch.setattr(sys, "argv", ["store.py", *words])
+    store.main()
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert list(found["engines"]) == list(names[1:])
+    for orders in found["engines"].values():
+        assert list(orders) == ["random", "block", "sequential"]
+        assert all(order["rows_a_second"][store.OURS] > 0 for order in orders.values())
+
+
+def test_a_pull_is_compared_with_a_plain_copy(run):
+    found = run("pull.py", "--bytes", "400000")
+    assert found["objects"] > 3
+
+
 def test_compiled_blocks_are_blocks(run, monkeypatch):
     """With a compiler that changes nothing, since a real one takes its time."""
     monkeypatch.setattr(torch, "compile", lambda module: module)

@@ -49,6 +49,10 @@ _TILE = 256  # bytes of signs: their 2048 values stay in the nearest cache
 _EMPTY = np.zeros((0, 0), np.uint8)
 _GATHER = np.uint64(0x0102040810204080)  # times eight bytes of 0 or 1: those bytes as bits, in the highest byte
 _HIGHEST = np.uint64(56)
+# x / 255 as a product with 1/255 in two parts. The first has eight bits, so that its products with pixels are exact;
+# the sum of both is rounded once, to the quotient itself for each of the 256 pixels. A division takes five times as long.
+_INVERSE = np.float32(257 / 2**16), np.float32(1 / 255 - 257 / 2**16)
+_ITSELF = np.float32(1), np.float32(0)
 
 
 def row_bytes(d: int) -> int:
@@ -141,8 +145,8 @@ def apply_signs(
     _check_rows(direction_NB, nonzero_NB, x_ND.shape[1])
     mask = _EMPTY if nonzero_NB is None else np.ascontiguousarray(nonzero_NB)
     direction = np.ascontiguousarray(direction_NB)
-    scale = np.float32(255 if x_ND.dtype == np.uint8 else 1)
-    _apply(np.ascontiguousarray(x_ND), scale, direction, mask, epsilon, _SIGN, _FILLED, out)
+    scale, rest = _INVERSE if x_ND.dtype == np.uint8 else _ITSELF
+    _apply(np.ascontiguousarray(x_ND), scale, rest, direction, mask, epsilon, _SIGN, _FILLED, out)
     return out
 
 
@@ -262,7 +266,9 @@ def _pack(values_ND: F32, direction_NB: U8, nonzero_NB: U8) -> bool:
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
-def _apply(x: Any, scale: Any, direction: U8, mask: U8, epsilon: F32, sign: U64, filled: U64, out: F32) -> None:
+def _apply(
+    x: Any, scale: Any, rest: Any, direction: U8, mask: U8, epsilon: F32, sign: U64, filled: U64, out: F32
+) -> None:
     """Tile by tile: eight signs a table look-up, one byte each, then vector code. NaN never enters here."""
     eight = np.empty(_TILE, np.uint64)
     signs = eight.view(np.int8)
@@ -277,13 +283,15 @@ def _apply(x: Any, scale: Any, direction: U8, mask: U8, epsilon: F32, sign: U64,
             if len(mask) == 0:
                 for j in range(len(pixels)):
                     step = up if signs[j] > 0 else down
-                    to[j] = min(max(np.float32(pixels[j]) / scale + step, zero), one)
+                    pixel = np.float32(pixels[j])
+                    to[j] = min(max(pixel * scale + pixel * rest + step, zero), one)
                 continue
             some = mask[i, start:stop]
             for byte in range(len(tile)):
                 eight[byte] &= filled[some[byte]]
             for j in range(len(pixels)):
-                to[j] = min(max(np.float32(pixels[j]) / scale + up * np.float32(signs[j]), zero), one)
+                pixel = np.float32(pixels[j])
+                to[j] = min(max(pixel * scale + pixel * rest + up * np.float32(signs[j]), zero), one)
 
 
 @njit(nogil=True, cache=True)

@@ -48,7 +48,8 @@ def print_store(summary: StoreSummary) -> None:
     """What a store holds."""
     shape = "×".join(map(str, summary.shape))
     lines = (
-        f"store   {summary.path}  {summary.bytes:,} bytes, {summary.draws} draws, "
+        f"store   {summary.path}  {summary.bytes:,} bytes"
+        f"{'' if summary.shards is None else f' in {summary.shards} WebDataset shards'}, {summary.draws} draws, "
         f"{summary.blocks} blocks of {summary.block} images",
         f"digest  {summary.digest}",
         f"data    {summary.data}: {summary.n} images {shape}, digest {summary.data_digest}",

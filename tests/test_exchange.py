@@ -20,11 +20,13 @@ from ensadv_data.codec import unpack_signs
 from ensadv_data.data import open_data
 from ensadv_data.errors import AlignmentError, IntegrityError, Interrupted, OutputError
 from ensadv_data.exchange import export_store, import_store
+from ensadv_data.inspection import describe_store
 from ensadv_data.manifest import read_manifest
 from ensadv_data.models import build_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import ExportedStore, open_store, shards
+from ensadv_data.terminal import print_store
 from faults import DATA, spec_in, trained
 from photographs import cut_photographs
 
@@ -81,6 +83,18 @@ def test_the_index_tells_urls_sizes_counts_and_digests(tmp_path, store):
         data = (tmp_path / "set" / shard["url"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (shard["bytes"], shard["sha256"])
     assert sum(shard["last"] + 1 - shard["first"] for shard in index["shards"]) == index["records"]
+
+
+def test_inspect_tells_the_bytes_of_the_tars(tmp_path, store, capsys):
+    export_store(store, tmp_path / "set", shard_bytes=200_000)
+    tars = sorted((tmp_path / "set").glob("*.tar"))
+    summary = describe_store(tmp_path / "set")
+    assert (summary.bytes, summary.shards) == (sum(tar.stat().st_size for tar in tars), len(tars))
+    plain = describe_store(store)
+    assert plain.shards is None
+    assert summary.digest == plain.digest
+    print_store(summary)
+    assert f"{summary.bytes:,} bytes in {len(tars)} WebDataset shards," in capsys.readouterr().out
 
 
 def test_training_reads_a_set_as_it_reads_the_store(tmp_path, store, large):

@@ -15,7 +15,7 @@ from ensadv_data.manifest import read_manifest
 from ensadv_data.models import read_metadata
 from ensadv_data.objects import Objects
 from ensadv_data.progress import progress_bar
-from ensadv_data.store import Entry, Store, open_store
+from ensadv_data.store import Entry, ExportedStore, Store, open_store
 from ensadv_data.views import Views
 
 __all__ = [
@@ -63,7 +63,8 @@ class StoreSummary:
     draws: int
     blocks: int
     block: int
-    bytes: int
+    bytes: int  # of its objects; of an exported set, of its tars
+    shards: int | None  # tars of an exported set; None: a store
     mode: str
     labels: str  # predicted, or true: for evaluation
     views: str | None  # the augmentation by which each draw has a view of its own; None: whole images
@@ -76,7 +77,7 @@ class StoreSummary:
 
 
 def describe_store(path: Objects | Path | str) -> StoreSummary:
-    """Describe a complete store; every chunk's presence is looked at, no chunk is read.
+    """Describe a complete store or exported set; every chunk's presence is looked at, no chunk is read.
 
     Raises
     ------
@@ -90,6 +91,11 @@ def describe_store(path: Objects | Path | str) -> StoreSummary:
     header = store.header
     entries = tuple(_describe_entries(store, manifest.zeros))
     here = ("example_digest/", *(f"{entry.key}/" for entry in store.entries))
+    shards = store.shards if isinstance(store, ExportedStore) else None
+    if shards is None:
+        size = sum(record.bytes for key, record in manifest.objects.items() if key.startswith(here))
+    else:
+        size = sum(shard.bytes for shard in shards)
     return StoreSummary(
         path=str(path),
         digest=manifest.digest,
@@ -100,7 +106,8 @@ def describe_store(path: Objects | Path | str) -> StoreSummary:
         draws=header.draws,
         blocks=header.blocks,
         block=header.block,
-        bytes=sum(record.bytes for key, record in manifest.objects.items() if key.startswith(here)),
+        bytes=size,
+        shards=None if shards is None else len(shards),
         mode=str(header.plan.get("mode")),
         labels=str(header.plan.get("labels", "predicted")),
         views=None if (views := Views.of_plan(header.plan)) is None else views.augment.label,

@@ -1,16 +1,17 @@
 """Whether memory and speed stay what they are as the data grows: precompute and training over N made-up examples.
 
-    python benchmarks/growth.py [--examples 10000,100000,1000000] [--steps 300] [--json FILE]
+    python benchmarks/growth.py [--examples 10000,100000,1000000] [--images grey] [--steps 300] [--json FILE]
 
-Images of 784 bytes are functions of their index, so that they take no memory, and the model is linear: what grows is
-ours. Each N in processes of its own: precompute over all of it, then --steps training steps with rows in random order.
-Memory is anonymous memory (RssAnon) at its most, less what the process had before its work: the pages of memory-mapped
-chunks are the system's to take back, and are not counted.
+Images are functions of their index, so that they take no memory, and the model is linear: what grows is ours. They have
+784 bytes, or with --images photographs 3×299×299. Each N in processes of its own: precompute over all of it, then
+--steps training steps with rows in random order. Memory is anonymous memory (RssAnon) at its most, less what the
+process had before its work: the pages of memory-mapped chunks are the system's to take back, and are not counted.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import tempfile
@@ -27,30 +28,30 @@ from torch import nn
 
 import ensadv_data.blocks
 import ensadv_data.precompute
-from ensadv_data.codec import random_bits
+from ensadv_data.codec import random_bits, row_bytes
 from ensadv_data.data import digest_examples, digest_of
 from ensadv_data.memory import keep_freed_memory
 from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.training import TrainingRun
 
-PIXELS = 784
-WARM = 10_000  # examples of a store that shows what any work takes, whatever its size
+SHAPES = {"grey": (1, 28, 28), "photographs": (3, 299, 299)}
+WARM = {"grey": 10_000, "photographs": 2000}  # of a store that shows what any work takes, whatever its size
 
 
 class MadeUp:
     """Random images that are a function of their index; nothing of them is kept."""
 
-    name, split, shape, classes = "made-up", "train", (1, 28, 28), 10
+    name, split, classes = "made-up", "train", 10
 
-    def __init__(self, n: int) -> None:
-        self.n = n
+    def __init__(self, n: int, kind: str) -> None:
+        self.n, self.shape = n, SHAPES[kind]
 
     def __len__(self) -> int:
         return self.n
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels."""
-        bits = random_bits(1, np.zeros_like(indices), indices, d=8 * PIXELS)
+        bits = random_bits(1, np.zeros_like(indices), indices, d=8 * math.prod(self.shape))
         return bits.reshape(-1, *self.shape), indices % self.classes
 
     def preparation(self) -> dict[str, Any]:
@@ -60,15 +61,26 @@ class MadeUp:
     @cached_property
     def digest(self) -> str:
         """Digest of them all, a part at a time."""
-        starts = range(0, self.n, 4096)
-        return digest_of(digest_examples(self.read(np.arange(s, min(s + 4096, self.n)))[0]) for s in starts)
+        part = max(1, 2**22 // math.prod(self.shape))
+        starts = range(0, self.n, part)
+        return digest_of(digest_examples(self.read(np.arange(s, min(s + part, self.n)))[0]) for s in starts)
 
 
-def linear() -> nn.Module:
-    """The static model, as ``python:growth:linear``."""
+def linear(kind: str) -> nn.Module:
+    """A model of one layer."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 10))
+        return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(SHAPES[kind]), 10))
+
+
+def grey() -> nn.Module:
+    """The static model of such images, as ``python:growth:grey``."""
+    return linear("grey")
+
+
+def photographs() -> nn.Module:
+    """The static model of such images, as ``python:growth:photographs``."""
+    return linear("photographs")
 
 
 def anonymous() -> int:
@@ -84,33 +96,36 @@ def grown(work: Callable[[], object]) -> tuple[float, int]:
     return seconds, max([before, *seen]) - before
 
 
-def precomputed(n: int, folder: Path) -> dict[str, float]:
+def precomputed(kind: str, n: int, folder: Path) -> dict[str, float]:
     """Precompute over n examples, in this process."""
     os.environ["ENSADV_QUIET"] = "1"
     torch.set_num_threads(1)
     keep_freed_memory()
-    ensadv_data.blocks.open_data = lambda spec, split, **_: MadeUp(spec.limit)  # type: ignore[assignment, return-value]
-    spec = PrecomputeSpec(models={"m": "python:growth:linear"}, attacks=("r-fgsm:alpha=0.1",), draws=1, batch_size=512)
+    ensadv_data.blocks.open_data = lambda spec, split, **_: MadeUp(spec.limit, kind)  # type: ignore[assignment, return-value]
+    batch = 512 if kind == "grey" else 32
+    about = {"attacks": ("r-fgsm:alpha=0.1",), "draws": 1, "batch_size": batch}
+    spec = PrecomputeSpec(models={"m": f"python:growth:{kind}"}, **about)
     where = DataSpec(data="made-up", limit=n)
-    small = DataSpec(data="made-up", limit=WARM)
+    small = DataSpec(data="made-up", limit=WARM[kind])
     ensadv_data.precompute.precompute_store(spec, small, folder / "warm", workers=0)
     seconds, more = grown(lambda: ensadv_data.precompute.precompute_store(spec, where, folder / "store", workers=0))
     return {"images_a_second": round(n / seconds), "bytes": more}
 
 
-def trained(n: int, folder: Path, steps: int) -> dict[str, float]:
+def trained(kind: str, n: int, folder: Path, steps: int) -> dict[str, float]:
     """Some training steps over n examples, from the store."""
     torch.set_num_threads(1)
     keep_freed_memory()
 
     def run(store: str, count: int, examples: int) -> TrainingRun:
         spec = TrainSpec(architecture="D", shards=(str(folder / store),), epsilon=0.3)
-        run = TrainingRun(spec, MadeUp(examples), folder / "m.safetensors")  # type: ignore[arg-type]
+        small = None if kind == "grey" else linear(kind)
+        run = TrainingRun(spec, MadeUp(examples, kind), folder / "m.safetensors", module=small)  # type: ignore[arg-type]
         for number in range(count):
             run.step(number, run.prepare(number))
         return run
 
-    run("warm", 10, WARM)
+    run("warm", 10, WARM[kind])
     started, first = grown(lambda: kept.append(run("store", 1, n)))
     seconds, more = grown(lambda: [kept[0].step(k, kept[0].prepare(k)) for k in range(1, steps)])
     return {
@@ -128,6 +143,7 @@ def main() -> None:
     arguments = arguments_of(
         __doc__,
         examples={"default": "10000,100000,1000000"},
+        images={"choices": sorted(SHAPES), "default": "grey"},
         steps={"type": int, "default": 300, "help": "training steps"},
     )
     found: dict[str, Any] = {}
@@ -137,7 +153,7 @@ def main() -> None:
             parts = {}
             for what, work, rest in (("precompute", precomputed, ()), ("train", trained, (arguments.steps,))):
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-                    parts[what] = process.submit(work, n, Path(name), *rest).result()
+                    parts[what] = process.submit(work, arguments.images, n, Path(name), *rest).result()
             found[str(n)] = parts
             print(n, json.dumps(parts), flush=True)
     first, last = sizes[0], sizes[-1]
@@ -145,7 +161,8 @@ def main() -> None:
         what: round((found[str(last)][what]["bytes"] - found[str(first)][what]["bytes"]) / max(1, last - first), 2)
         for what in ("precompute", "train")
     }
-    report(arguments, {"threads": 1, "n": found, "bytes_an_example": slopes})
+    width = row_bytes(math.prod(SHAPES[arguments.images]))
+    report(arguments, {"threads": 1, "row_bytes": width, "n": found, "bytes_an_example": slopes})
 
 
 if __name__ == "__main__":

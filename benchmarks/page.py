@@ -387,9 +387,9 @@ def grown(found: Found) -> str:
     ]
     columns = ["N", "precompute, images a second", "MB more", "train, steps a second", "seconds to start", "MB more"]
     return (
-        "Rows of 98 bytes of made-up images and a linear model, each N in new processes; *MB more*: anonymous memory "
-        "at its most, less that before. Training starts by comparing the data set's digest with the store's.\n\n"
-        + table(columns, rows)
+        f"Rows of {found.get('row_bytes', 98):,} bytes of made-up images and a linear model, each N in new processes; "
+        "*MB more*: anonymous memory at its most, less that before. Training starts by comparing the data set's digest "
+        "with the store's.\n\n" + table(columns, rows)
     )
 
 
@@ -519,7 +519,7 @@ SECTIONS: list[tuple[str, list[str], Callable[[Found], str]]] = [
     ("Compiled models", ["compiled"], compiled),
     ("Size", ["size"], sized),
     ("Precision", ["signs"], signed),
-    ("Growth", ["growth", "growth-10M"], grown),
+    ("Growth", ["growth", "growth-10M", "growth-wide"], grown),
     ("Many blocks", ["tasks"], tasks),
     ("Scale on paper", ["schedule"], paper),
     ("A store that is pulled", ["pull"], pulled),

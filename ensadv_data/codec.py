@@ -49,8 +49,8 @@ _TILE = 256  # bytes of signs: their 2048 values stay in the nearest cache
 _EMPTY = np.zeros((0, 0), np.uint8)
 _GATHER = np.uint64(0x0102040810204080)  # times eight bytes of 0 or 1: those bytes as bits, in the highest byte
 _HIGHEST = np.uint64(56)
-# x / 255 as a product with 1/255 in two parts. The first has eight bits, so that its products with pixels are exact;
-# the sum of both is rounded once, to the quotient itself for each of the 256 pixels. A division takes five times as long.
+# x / 255 as a product with 1/255 in two parts. The first has so few bits that its products with pixels are exact; the
+# sum of both is rounded once, to the quotient itself for each of the 256 pixels. A division takes longer.
 _INVERSE = np.float32(257 / 2**16), np.float32(1 / 255 - 257 / 2**16)
 _ITSELF = np.float32(1), np.float32(0)
 

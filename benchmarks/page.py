@@ -372,8 +372,15 @@ def _share(row: Found, kind: str) -> str:
     return f"{wrong:,} ({100 * wrong / values:.2g}%)"
 
 
+_WIDE = (
+    " Directions lie in maps of the files. What is held besides is a batch, a block of precompute, and the unpacked "
+    "masks of blocks with a zero in them, up to `--cache-bytes`, 1 GiB. The size of a block is the same for both N."
+)
+
+
 def grown(found: Found) -> str:
     """Memory and speed over N."""
+    width = found.get("row_bytes", 98)
     rows = [
         [
             f"{int(n):,}",
@@ -387,9 +394,11 @@ def grown(found: Found) -> str:
     ]
     columns = ["N", "precompute, images a second", "MB more", "train, steps a second", "seconds to start", "MB more"]
     return (
-        f"Rows of {found.get('row_bytes', 98):,} bytes of made-up images and a linear model, each N in new processes; "
-        "*MB more*: anonymous memory at its most, less that before. Training starts by comparing the data set's digest "
-        "with the store's.\n\n" + table(columns, rows)
+        f"Rows of {width:,} bytes of made-up images and a linear model, each N in new processes; *MB more*: anonymous "
+        "memory at its most, less that before. Training starts by comparing the data set's digest with the store's."
+        + (_WIDE if width > 1000 else "")
+        + "\n\n"
+        + table(columns, rows)
     )
 
 

@@ -38,7 +38,7 @@ LONGER = {  # by hand
     "compiled": "compiled.py --rounds 7",
     "decode": "decode.py",
     "growth-10M": "growth.py --examples 1000000,10000000",
-    "growth-wide": "growth.py --examples 10000,100000 --images photographs --steps 100",
+    "growth-wide": "growth.py --examples 20000,80000 --images photographs --steps 100",
     "pull": "pull.py --rounds 9",
     "tasks": "tasks.py",
     "schedule": "schedule.py",

@@ -4,8 +4,9 @@
 
 Images are functions of their index, so that they take no memory, and the model is linear: what grows is ours. They have
 784 bytes, or with --images photographs 3×299×299. Each N in processes of its own: precompute over all of it, then
---steps training steps with rows in random order. Memory is anonymous memory (RssAnon) at its most, less what the
-process had before its work: the pages of memory-mapped chunks are the system's to take back, and are not counted.
+--steps training steps with rows in random order, of photographs within windows of 8 blocks. Memory is anonymous memory
+(RssAnon) at its most, less what the process had before its work: the pages of memory-mapped chunks are the system's to
+take back, and are not counted.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ from ensadv_data.training import TrainingRun
 
 SHAPES = {"grey": (1, 28, 28), "photographs": (3, 299, 299)}
 WARM = {"grey": 10_000, "photographs": 2000}  # of a store that shows what any work takes, whatever its size
+
+
+WINDOW = 8  # blocks of photographs
 
 
 class MadeUp:
@@ -118,7 +122,8 @@ def trained(kind: str, n: int, folder: Path, steps: int) -> dict[str, float]:
     keep_freed_memory()
 
     def run(store: str, count: int, examples: int) -> TrainingRun:
-        spec = TrainSpec(architecture="D", shards=(str(folder / store),), epsilon=0.3)
+        window = 0 if kind == "grey" else WINDOW  # the masks of all photographs do not fit in memory
+        spec = TrainSpec(architecture="D", shards=(str(folder / store),), epsilon=0.3, window=window)
         small = None if kind == "grey" else linear(kind)
         run = TrainingRun(spec, MadeUp(examples, kind), folder / "m.safetensors", module=small)  # type: ignore[arg-type]
         for number in range(count):

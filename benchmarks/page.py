@@ -373,8 +373,8 @@ def _share(row: Found, kind: str) -> str:
 
 
 _WIDE = (
-    " Directions lie in maps of the files. What is held besides is a batch, a block of precompute, and the unpacked "
-    "masks of blocks with a zero in them, up to `--cache-bytes`, 1 GiB. The size of a block is the same for both N."
+    " Directions lie in maps of the files. What is held besides is a batch, a block of precompute, and in training the "
+    "unpacked masks of a window of 8 blocks. The size of a block is the same for both N."
 )
 
 

@@ -257,6 +257,12 @@ class _Planner:
                     f"{stage.name}: from a bucket, rows of {name} do not fit in --cache-bytes 1GiB, up to "
                     f"{read.held.most:,} bytes: give it a window, or more room"
                 )
+            masks = read.held.most - read.held.least
+            if masks > HELD_BYTES and not spec.window:
+                self.notes.append(
+                    f"{stage.name}: from a disk, masks of {name} may not fit in --cache-bytes 1GiB, up to {masks:,} "
+                    "bytes: make the store with zeros = fill, or give the training a window, or more room"
+                )
         return self._row(stage, seconds=seconds, objects=Span.exactly(1), bytes=Span.exactly(size), reading=reading)
 
     def _perturbation(self, spec: TrainSpec, model: Model, attack: AttackSpec, mode: str) -> float:

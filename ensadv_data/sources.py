@@ -138,24 +138,33 @@ def check_epsilon(sources: Sequence[Source], law: EpsilonSpec) -> None:
             )
 
 
+_DISK = "a disk that holds the store: --cache DIR, with a --cache-limit that it fits in"
+_FILL = "a store that was made with --zeros fill, which has no masks"
+
+
 def check_room(sources: Sequence[Source], *, window: int, draws: int | None, room: int) -> None:
-    """Refuse a training that would fetch the same chunks from another machine again and again.
+    """Refuse a training that would fetch or decompress the same chunks again and again.
 
     Raises
     ------
     InputError
         What it reads at a time does not fit in the cache; the message says how much it is.
     """
-    far = [(store, entry) for source in sources for store, entry in source.entries if not store.place.is_mapped]
-    needed = sum(
-        store.held_bytes(entry, window or store.header.blocks, draws or store.header.draws) for store, entry in far
-    )
+    held = {
+        (store, entry): store.held_bytes(entry, window or store.header.blocks, draws or store.header.draws)
+        for source in sources
+        for store, entry in source.entries
+    }
+    needed = sum(held.values())
     if needed > room:
         what = f"windows of {window} blocks" if window else "a global shuffle"
+        places = dict.fromkeys(store.place for (store, _), size in held.items() if size)
+        is_far = not all(place.is_mapped for place in places)
         raise InputError(
-            f"window: expected {what} of {far[0][0].place} to fit in --cache-bytes, {room:,} bytes, found {needed:,}; "
-            "use a smaller --window (blocks are read once and whole then), more --cache-bytes, or a disk that holds "
-            "the store: --cache DIR, with a --cache-limit that it fits in"
+            f"window: expected {what} of {next(iter(places))} to fit in --cache-bytes, {room:,} bytes, found {needed:,}"
+            f"{'' if is_far else ' of masks and other arrays that are decompressed'}; "
+            "use a smaller --window (blocks are read once and whole then), more --cache-bytes"
+            f"{', or ' + (_DISK if is_far else _FILL)}"
         )
 
 

@@ -25,7 +25,7 @@ from ensadv_data.manifest import read_manifest
 from ensadv_data.models import build_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
-from ensadv_data.store import ExportedStore, open_store, shards
+from ensadv_data.store import Cache, ExportedStore, open_store, shards
 from ensadv_data.terminal import print_store
 from faults import DATA, spec_in, trained
 from photographs import cut_photographs
@@ -102,6 +102,18 @@ def test_training_reads_a_set_as_it_reads_the_store(tmp_path, store, large):
     assert isinstance(open_store(tmp_path / "set"), ExportedStore)
     near = trained(store, tmp_path / "near.safetensors")
     assert trained(tmp_path / "set", tmp_path / "far.safetensors") == near
+
+
+def test_blocks_that_are_put_together_share_the_room_for_them(tmp_path, store, large):
+    export_store(store, tmp_path / "set")
+    cache = Cache(50_000)
+    exported, whole = open_store(tmp_path / "set", cache=cache), open_store(store)
+    rows, draws = np.random.default_rng(0).permutation(400), np.zeros(400, np.int64)
+    for entry in whole.entries:
+        assert (exported.held_bytes(entry, 16, 1) > 0) == large
+        for found, expected in zip(exported.gather(entry, draws, rows), whole.gather(entry, draws, rows), strict=True):
+            assert np.array_equal(found, expected)
+    assert 0 < cache.held <= 50_000 if large else cache.held == 0  # a block of one record is a map of its tar
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")

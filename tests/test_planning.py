@@ -244,6 +244,22 @@ def test_a_batch_size_that_is_to_be_found_leaves_a_span_of_bytes(recipe, tmp_pat
     assert any("not the best" in note for note in plan["notes"])
 
 
+@pytest.mark.parametrize("zeros", ["keep", "fill"])
+def test_rows_that_do_not_fit_in_memory_are_told(recipe, tmp_path, monkeypatch, zeros):
+    monkeypatch.setattr(planning, "HELD_BYTES", 20_000)
+    about = {"attacks": (AttackSpec(name="r-fgsm", alpha=0.1),), "zeros": zeros}
+    stages = tuple(
+        replace(stage, spec=stage.spec.model_copy(update=about)) if stage.name == "shards" else stage
+        for stage in recipe.stages
+    )
+    notes = plan_recipe(replace(recipe, stages=stages), tmp_path / "out", calibrate=False).to_json()["notes"]
+    plane = 2 * 2 * 160 * 98  # a bit a value, of two sources and two draws
+    far = f"rows of shards do not fit in --cache-bytes 1GiB, up to {(1 + (zeros == 'keep')) * plane:,} bytes"
+    assert any(far in note for note in notes)
+    near = f"from a disk, masks of shards may not fit in --cache-bytes 1GiB, up to {plane:,} bytes"
+    assert any(near in note for note in notes) == (zeros == "keep")
+
+
 def test_each_kind_of_work_is_measured_once(monkeypatch):
     data = open_dataset("mnist-mini", "train", limit=64)
     trials, module = Trials(data), build_model("D", shape=data.shape, classes=10)

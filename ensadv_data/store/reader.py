@@ -150,10 +150,10 @@ class Store:
         return np.concatenate(parts).ravel()[: self.header.n].astype(np.int32, copy=False)
 
     def held_bytes(self, entry: Entry, blocks: int, draws: int) -> int:
-        """Bytes that so many blocks and draws of an entry take in memory when they are read from afar."""
+        """Bytes that so many blocks and draws of an entry take in memory: maps of files take none."""
         header = self.header
         chunks = min(blocks, header.blocks) * min(draws, header.draws)
-        return chunks * sum(chunk_rows(name, header) for name in self._row_arrays(entry))
+        return chunks * sum(chunk_rows(name, header) for name in self._row_arrays(entry) if self._is_held(name, entry))
 
     def object_sizes(self, entry: Entry) -> dict[str, int]:
         """Bytes on disk of each array of an entry.
@@ -172,6 +172,10 @@ class Store:
 
     def _row_arrays(self, entry: Entry) -> tuple[str, ...]:
         return row_arrays(entry.kind, masked=self.has_mask(entry))
+
+    def _is_held(self, name: str, entry: Entry) -> bool:
+        """Whether the chunks of an array of rows take memory, decompressed or fetched, and are not maps of files."""
+        return zstd_level(name, entry.kind, self.header) is not None or not self.place.is_mapped
 
     def _reader(self, entry: Entry) -> Callable[[I64, I64], Planes]:
         """What gathers rows of an entry; with no look-up in it: a batch of small rows takes two microseconds."""
@@ -211,7 +215,7 @@ class Store:
                 header.block,
                 width=width,
                 load=load,
-                cache=None if raw and self.place.is_mapped else self._cache,
+                cache=self._cache if self._is_held(name, entry) else None,
                 at_once=1 if self.place.is_local else AT_ONCE,
             )
         return opened

@@ -217,6 +217,10 @@ class ExportedStore(Store):
         if data[at:].any():
             raise IntegrityError(f"{where}: expected the end at byte {at}, found more files")
 
+    def _is_held(self, name: str, entry: Entry) -> bool:
+        """As of a store; nothing is compressed here, but a block of several records is put together from them."""
+        return not self.place.is_mapped or self.records.size < self.header.block
+
     def _chunk(self, key: str, width: int, *, raw: bool = True) -> U8:
         """What is the chunk of a store, uint8 (S, width), from the records that have its rows."""
         array, _, numbers = key.rpartition("/c/")

@@ -152,7 +152,7 @@ def test_what_is_kept_on_a_disk_is_fetched_once(tmp_path, near, far, monkeypatch
     expected = trained(near, tmp_path / "near.safetensors")
     shelf = Shelf(tmp_path / "kept", 10**8)
     for name in "ab":
-        small = Cache(100_000, Shelf(shelf.folder, shelf.limit))  # a global shuffle needs no memory then
+        small = Cache(320_000, Shelf(shelf.folder, shelf.limit))  # a global shuffle needs memory for masks alone then
         assert trained(far, tmp_path / f"{name}.safetensors", cache=small) == expected
     chunks = {key: count for key, count in fetched.items() if "/c/" in key}
     assert chunks.pop(hurt) == 2
@@ -215,6 +215,17 @@ def test_a_cache_that_would_fetch_chunks_again_and_again_is_refused(tmp_path, fa
         InputError, match=r"expected a global shuffle of s3://shards/team/store to fit in --cache-bytes"
     ):
         trained(far, tmp_path / "m.safetensors", cache=Cache(300_000))
+
+
+def test_masks_that_would_be_decompressed_again_and_again_are_refused_on_a_disk_too(tmp_path, near):
+    store = open_store(near)
+    needed = sum(store.held_bytes(entry, store.header.blocks, store.header.draws) for entry in store.entries)
+    message = (
+        rf"a global shuffle of {near} to fit in --cache-bytes, {needed - 1:,} bytes, found {needed:,} of masks and "
+        r"other arrays that are decompressed; .*, more --cache-bytes, or a store that was made with --zeros fill"
+    )
+    with pytest.raises(InputError, match=message):
+        trained(near, tmp_path / "m.safetensors", cache=Cache(needed - 1))
 
 
 def test_stores_are_inspected_and_compared_from_afar(near, far):

@@ -159,7 +159,8 @@ def test_a_suite_names_them_and_the_summary_tells_their_cost(tmp_path):
 
 def test_the_suite_of_the_package():
     adversaries = suite_named("adaptive").adversaries(epsilon=0.3)
-    assert [each.name for each in adversaries] == list(ADAPTIVE)
+    assert [each.name for each in adversaries] == [*ADAPTIVE, "surrogate"]
+    assert adversaries[1].architecture != adversaries[2].architecture  # one of them is not the target's
     assert adversaries[0].alpha == 0.15
     assert suite_named("paper").adversaries(epsilon=0.3) == ()
 

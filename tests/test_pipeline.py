@@ -228,6 +228,7 @@ PACKAGED_KINDS = {
     "inception-resnet-v2-ens.toml": {"train", "precompute", "evaluate", "report"},
     "inception-v3-ens3.toml": {"train", "precompute", "evaluate", "report"},
     "inception-v3-ens4.toml": {"train", "precompute", "evaluate", "report"},
+    "mnist-adaptive.toml": {"train", "precompute", "evaluate", "report"},
     "mnist-claims.toml": {"train", "precompute", "evaluate", "diagnose"},
     "mnist-draws.toml": {"train", "precompute", "evaluate", "diagnose", "report"},
     "mnist-demo.toml": {"train", "precompute", "evaluate", "report"},

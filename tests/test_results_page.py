@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from ensadv_data.data import open_dataset, shifted
+from ensadv_data.evaluation.suites import suite_named
 from ensadv_data.recipe import packaged_recipe, read_recipe
 
 FOLDER = Path(__file__).parent.parent / "docs" / "results"
@@ -23,7 +24,7 @@ def build() -> Iterator[SimpleNamespace]:
     """The names of the page's modules, as the command finds them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FOLDER)
-        modules = [importlib.import_module(name) for name in ("measured", "judging", "tables", "build")]
+        modules = [importlib.import_module(name) for name in ("measured", "judging", "tables", "queries", "build")]
         yield SimpleNamespace(**{name: value for module in modules for name, value in vars(module).items()})
 
 
@@ -161,6 +162,60 @@ def test_what_is_rounding_is_the_difference_of_both_forms(build, tmp_path):
     assert rows[4] == "| D | approximation ratio, to the best |  | 50.0 ± 19.6 | 80.0 ± 19.6 | 30.0 ± 27.7 |"
     assert rows[5] == "| D | approximation ratio, mean of ratios | 49 | 200 | 200 |  |"
     assert rows[6] == "| D | approximation ratio, ratio of means |  | – | – |  |"
+
+
+def test_adversaries_that_query_stand_between_weights_and_nothing(build, tmp_path):
+    paper = json.loads((FOLDER / "paper.json").read_text())
+    empty = build.adaptive(build.Results(tmp_path)).splitlines()
+    assert empty[5] == "| R+FGSM along an estimated gradient | scores | – | – | – | – |"
+    assert build.estimated_less(build.Results(tmp_path)) == "not measured yet"
+    row = measured(40, 20) | {
+        "adaptive": {
+            "estimated:alpha=0.15": rate(70) | {"queries": 156_800, "queries_per_image": 1568.0},
+            "surrogate": rate(30) | {"queries": 4800, "queries_per_image": 48.0},
+            "surrogate:architecture=B": rate(25) | {"queries": 4800, "queries_per_image": 48.0},
+        }
+    }
+    black = measured(40, 60) | {"black_box": {"a": {"fgsm": rate(20)}, "b": {"fgsm": rate(50), "pgd": rate(60)}}}
+    for stage, target in (("adaptive", row), ("adaptive-transferred", black)):
+        (tmp_path / f"{stage}.json").write_text(json.dumps({"targets": {"D-adv": target}}))
+    results = build.Results(tmp_path)
+    told = [line.replace(" [0.0, 100.0]", "") for line in build.adaptive(results).splitlines()[2:]]
+    assert told == [
+        "| none: images as they are |  |  | – | 1.0 | – |",
+        "| FGSM | weights |  | – | 40.0 | – |",
+        "| R+FGSM | weights |  | – | 80.0 | – |",
+        "| R+FGSM along an estimated gradient | scores | 1,568 an image | – | 70.0 | – |",
+        "| FGSM from a surrogate of architecture D | labels | 4,800 in all | – | 30.0 | – |",
+        "| FGSM from a surrogate of architecture B | labels | 4,800 in all | – | 25.0 | – |",
+        "| FGSM from the worst holdout | nothing | 0 | – | 50.0 | – |",
+        "| the worst transferred attack | nothing | 0 | – | 60.0 | – |",
+    ]
+    assert build.estimated_less(results) == "D-adv 10.0 ± 11.9"
+    assert "| FGSM from a surrogate of architecture B | labels | 4,800" in build.page(results, paper)
+
+
+def test_the_recipe_of_adversaries_that_query_is_what_the_page_reads(build):
+    recipe = read_recipe(packaged_recipe("mnist-adaptive"))
+    stages = {stage.name: stage for stage in recipe.stages if stage.kind == "evaluate"}
+    assert {name: stage.spec.images for name, stage in stages.items()} == build.FEWER
+    assert all(tuple(stage.options["targets"]) == build.TARGETS for stage in stages.values())
+    adversaries = suite_named(stages["adaptive"].spec.suite).adversaries(epsilon=stages["adaptive"].spec.epsilon)
+    assert [adversary.label for adversary in adversaries] == list(build.ADVERSARIES)
+
+
+@pytest.mark.parametrize(("n", "wanted"), [(1000, True), (999, False)])
+def test_adversaries_that_query_are_collected_on_fewer_images(build, tmp_path, n, wanted):
+    for name in ("results", "state"):
+        (tmp_path / name).mkdir()
+    about = {"kind": "transfer", "data": "mnist/test", "n": n, "epsilon": 0.3, "targets": {}}
+    (tmp_path / "results" / "adaptive.json").write_text(json.dumps(about))
+    if wanted:
+        build.collect(tmp_path, tmp_path / "data")
+        assert set(build.Results(tmp_path / "data").files) == {"adaptive"}
+    else:
+        with pytest.raises(SystemExit, match=r"adaptive.json: expected 1000 images of mnist/test .* got 999"):
+            build.collect(tmp_path, tmp_path / "data")
 
 
 @pytest.mark.parametrize("change", [{"data": "fashion-mnist/test"}, {"n": 500}, {"epsilon": 0.1}])

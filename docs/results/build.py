@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import queries
 import tables
 from judging import table
 from measured import Json, Results
@@ -34,18 +35,21 @@ CHANGED = {
     "c1-rotated": "mnist+rotate=20,flip=0/test",
     "c1-rotated-flipped": "mnist+rotate=20,flip=5/test",
 }
+# Evaluations of fewer images: estimating a gradient shows the target two images a pixel.
+FEWER = {"adaptive": 1000, "adaptive-transferred": 1000}
 
 
 def collect(run: Path, into: Path) -> None:
     """Copy the results of a run and the seconds of its stages; what is there of other stages stays.
 
-    Raises SystemExit where a result is not of the full test set of MNIST.
+    Raises SystemExit where a result is not of the images that the page says, as many as it says.
     """
     into.mkdir(parents=True, exist_ok=True)
     found = {path.name: json.loads(path.read_text()) for path in sorted((run / "results").glob("*.json"))}
     for name, result in found.items():
-        least = 10_000 if result["kind"] == "transfer" else 1000
-        data = CHANGED.get(name.removesuffix(".json"), "mnist/test")
+        stage = name.removesuffix(".json")
+        least = FEWER.get(stage, 10_000) if result["kind"] == "transfer" else 1000
+        data = CHANGED.get(stage, "mnist/test")
         if result["data"] != data or result["n"] < least or result["epsilon"] != 0.3:
             raise SystemExit(
                 f"{name}: expected {least} images of {data} at epsilon 0.3, got {result['n']} of {result['data']} "
@@ -110,6 +114,8 @@ def page(results: Results, paper: Json) -> str:
         "rounded_figures": tables.rounded_figures(results, paper),
         "rounding_trained": tables.trained_on_rounded(results),
         "binarised": tables.binarised(results, paper),
+        "adaptive": queries.adaptive(results),
+        "estimated_less": queries.estimated_less(results),
         "missing": tables.missing(results),
         "machine": results.run["machine"],
         "times": table(("stage", "seconds"), times),

@@ -191,8 +191,9 @@ def measure_surrogate(
         Where the adversary's own images are from; their labels are not used.
     adversary
         ``samples``: how many images it has; ``architecture`` of the surrogate, which the paper assumes to be another
-        one than the target's; ``rounds``, each of which doubles the data by every image moved along the sign of the
-        surrogate's Jacobian for its label, by ``augmentation``; ``epochs`` over all data in each round.
+        one than the target's (the suite ``adaptive`` has two, D and B); ``rounds``, each of which doubles the data by
+        every image moved along the sign of the surrogate's Jacobian for its label, by ``augmentation``; ``epochs`` over
+        all data in each round.
 
     Raises
     ------

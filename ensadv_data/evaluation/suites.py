@@ -114,7 +114,7 @@ SUITES: Mapping[str, Suite] = {
         ("fgsm", "r-fgsm:alpha={half}"),
         (),
         about="Section 5: adversaries that query the target, with scores and with labels; FGSM and R+FGSM beside them",
-        adaptive=("estimated:alpha={half}", "surrogate"),
+        adaptive=("estimated:alpha={half}", "surrogate", "surrogate:architecture=B"),
     ),
     "c1": Suite(("fgsm", "i-fgsm", "pgd"), (), about="Appendix C.1: FGSM, I-FGSM and PGD on the target"),
     "nips17": Suite(

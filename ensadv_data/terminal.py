@@ -25,13 +25,16 @@ __all__ = [
 
 def print_result(result: Mapping[str, Any], *, matrix: bool = False) -> None:
     """The summary of an evaluation, from its JSON; with ``matrix`` every measurement as well."""
-    columns, rows = summary_rows(result)
     title = f"error in % with 95% interval; {result['data']}, {result['n']} images, epsilon {result['epsilon']:g}"
-    _print_table(title, columns, rows)
-    if matrix:
-        columns, rows = matrix_rows(result)
-        # a row an attack: there are more of them than targets
-        _print_table("error in %; * the strongest of a target, and ties", *_turned(columns, rows))
+    by_five = {name: row["top5"] for name, row in result["targets"].items() if "top5" in row}
+    for found, how in (
+        (result, ""),
+        *([({**result, "targets": by_five}, "by the first five answers: ")] if by_five else []),
+    ):
+        _print_table(how + title, *summary_rows(found))
+        if matrix:
+            # a row an attack: there are more of them than targets
+            _print_table(f"{how}error in %; * the strongest of a target, and ties", *_turned(*matrix_rows(found)))
 
 
 def _turned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:

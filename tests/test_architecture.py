@@ -70,6 +70,7 @@ SAME_LAYER = {
     ("batches", "mixing"): "a batch is what the plan of its step describes",
     ("mixing", "sources"): "a schedule draws from sources",
     ("report", "inspection"): "the page of a store shows what inspection found in it",
+    ("report", "evaluation"): "a page says of a result what the command line does: its ties and remarks",
     ("views", "codec"): "boxes are drawn by the codec's counter-based generator",
     ("attacks", "codec"): "the random step of R+ is what the codec's counter-based generator draws",
 }

@@ -25,6 +25,7 @@ from ensadv_data.evaluation.summary import (
     summary_rows,
 )
 from ensadv_data.spec import ATTACKS
+from ensadv_data.terminal import print_result
 
 # Intervals
 
@@ -284,3 +285,16 @@ def test_remarks_say_what_a_reader_should_know():
     ]
     assert remarks(few | {"suite": "table8"}) == remarks(few)
     assert remarks(few | {"suite": "c1"}) == remarks(few)[1:]  # which transfers nothing
+
+
+def test_the_first_five_answers_are_printed_where_there_are_more_than_ten_classes(capsys):
+    """So that nobody has to open the JSON to see them."""
+    result = FULL | {"data": "d/test", "epsilon": 0.3}
+    print_result(result, matrix=True)
+    assert "first five" not in capsys.readouterr().out
+    five = {name: row | {"top5": row | {"clean": rate(44)}} for name, row in FULL["targets"].items()}
+    print_result(result | {"targets": five}, matrix=True)
+    one, _, rest = capsys.readouterr().out.partition("by the first five answers: error in % with 95% interval")
+    assert "44.0" not in one
+    assert rest.count("44.0") == 4  # two targets, in the summary and in the matrix
+    assert "by the first five answers: error in %; * the strongest" in rest

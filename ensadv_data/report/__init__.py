@@ -89,7 +89,8 @@ def write_report(
         if not (math.isfinite(seconds) and seconds >= 0):
             raise QuantityError(f"stage {name!r}: expected seconds from 0 up, got {seconds:g}; measure it again")
     roots = [(path.stem, read_json(path)) for path in results]
-    read = [read_result(name, root) for name, root in roots if root.at("kind").text() == "transfer"]
+    evaluated = [read_result(name, root) for name, root in roots if root.at("kind").text() == "transfer"]
+    read = [found for result in evaluated for found in (result, result.top5) if found is not None]
     diagnoses = [read_diagnosis(name, root) for name, root in roots if root.at("kind").text() == "diagnosis"]
     measured = [*(result.data for result in read), *(diagnosis.data for diagnosis in diagnoses)]
     runs = [read_log(path) for path in logs]

@@ -6,7 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensadv_data.errors import InputError
+from ensadv_data.evaluation.summary import remarks
 
 __all__ = [
     "Curve",
@@ -53,6 +54,8 @@ class Target:
     white_box: Mapping[str, Rate]  # by attack
     black_box: Mapping[str, Mapping[str, Rate]]  # by source, then attack
     any_black_box: Rate | None
+    adaptive: Mapping[str, tuple[Rate, float]] = field(default_factory=dict)  # by adversary, with queries an image
+    top5: Target | None = None  # by the first five classes, where there are more than ten
 
     @property
     def fgsm(self) -> Rate | None:
@@ -92,6 +95,14 @@ class Result:
     sources: tuple[str, ...]
     targets: tuple[Target, ...]
     pictures: Pictures | None = None
+    remarks: tuple[str, ...] = ()  # what a reader should know
+
+    @property
+    def top5(self) -> Result | None:
+        """The same by the first five classes; None where there are ten or fewer."""
+        targets = tuple(target.top5 for target in self.targets if target.top5 is not None)
+        name = f"{self.name}, by the first five answers"
+        return replace(self, name=name, targets=targets, pictures=None, remarks=()) if targets else None
 
 
 @dataclass(frozen=True)
@@ -236,6 +247,7 @@ def read_result(name: str, root: Node) -> Result:
         sources=tuple(root.at("sources").table()),
         targets=targets,
         pictures=_pictures(root.at("pictures")) if "pictures" in root.table() else None,
+        remarks=tuple(remarks(root.table())),
     )
 
 
@@ -271,6 +283,11 @@ def _target(name: str, node: Node) -> Target:
             source: {attack: rate.rate() for attack, rate in by.items()} for source, by in node.at("black_box").items()
         },
         any_black_box=None if fooled.value is None else fooled.rate(),
+        adaptive={
+            adversary: (found.rate(), found.at("queries_per_image").number())
+            for adversary, found in (node.at("adaptive").items() if "adaptive" in node.table() else ())
+        },
+        top5=_target(name, node.at("top5")) if "top5" in node.table() else None,
     )
 
 

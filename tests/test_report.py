@@ -324,6 +324,16 @@ def test_a_large_report_is_at_most_3_mb(tmp_path: Path) -> None:
     assert out.stat().st_size <= 3_000_000
 
 
+def test_hundreds_of_charts_fit_into_a_report(tmp_path: Path) -> None:
+    """The largest recipe has 210 of them; they are most of its report."""
+    sources: dict[str, tuple[int, float | None, float | None]] = {"online": (30, 1.61, 3.17), "B": (40, 1.53, 2.29)}
+    run = read_log(write_log(tmp_path / "a.jsonl", *(summary(epoch, sources) for epoch in range(12))))
+    for chart in charts.draw_losses(run, salt="s"):
+        assert len(chart["svg"]) < 8_000
+        assert not re.search(r' (d|x|y|transform)="[^"]*\.\d{3}', chart["svg"])
+        assert ">epoch</text>" in chart["svg"]
+
+
 def test_the_page_has_every_figure(written: Path) -> None:
     words = page_of(written).text
     for result in TARGETS:
@@ -358,8 +368,7 @@ def test_what_a_reader_should_know_of_a_result_is_on_the_page(tmp_path: Path) ->
     path = tmp_path / "few.json"
     path.write_text(json.dumps(few.to_json() | {"targets": {"t": few.to_json()["targets"]["t"] | {"twin": "B"}}}))
     words = page_of(write_report(tmp_path / "out.html", title="t", results=[path])).text
-    assert "Note. 40 images are few: an error of 50% has the 95% interval" in words
-    assert "Note. Source B has the weights of target t: its attacks there are white-box." in words
+    assert "Note. Source B has the weights of target t: its attacks there are white-box. 40 images are few: an" in words
 
 
 def test_adversaries_that_query_and_the_first_five_answers_are_on_the_page(tmp_path: Path) -> None:

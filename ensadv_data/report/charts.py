@@ -49,6 +49,7 @@ _VARIABLES = {_INK: "var(--ink)", _RULE: "var(--rule)", _ONE: "var(--one)", _TWO
 _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: smaller, and can be selected and read aloud
     "text.parse_math": False,  # names come from users; a dollar sign is a dollar sign
+    "font.sans-serif": ["DejaVu Sans"],  # every text names all of them
     "font.size": 13,  # a phone shows the widest chart at three quarters
     "text.color": _INK,
     "axes.labelcolor": _INK,
@@ -322,7 +323,10 @@ def _drawing(salt: str, width: int, height: int) -> Iterator[tuple[Axes, Callabl
 
 
 def _svg(figure: Figure, label: str) -> str:
-    """The figure as an ``svg`` element for a page: no prologue, no metadata, no size that a phone cannot hold."""
+    """The figure as an ``svg`` element for a page: no prologue, no metadata, no size that a phone cannot hold.
+
+    Places are in hundredths of a pixel: a report can have hundreds of charts.
+    """
     file = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", transparent=True, metadata=nothing)
@@ -332,6 +336,8 @@ def _svg(figure: Figure, label: str) -> str:
     used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', body))
     names = {name for pair in used for name in pair}
     body = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in names else "", body)
+    body = re.sub(r' transform="rotate\(-?0 [^"]*"', "", body)
+    body = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), body)
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, variable)
     body = re.sub(r"\n\s*", "\n", body).strip()

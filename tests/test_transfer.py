@@ -24,9 +24,10 @@ from ensadv_data.errors import InputError, ModelError
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.evaluation.run import evaluate
 from ensadv_data.evaluation.suites import SUITES, Suite
+from ensadv_data.evaluation.summary import remarks
 from ensadv_data.evaluation.transfer import measure_transfer
 from ensadv_data.keys import derive_key
-from ensadv_data.models import Model, weights_digest
+from ensadv_data.models import Model, build_model, save_model, weights_digest
 from ensadv_data.spec import DataSpec, EvaluateSpec, parse_attack
 
 EPSILON, IMAGES = 0.1, 200
@@ -201,6 +202,29 @@ def test_any_counts_each_image_once(models, dataset, measured):
         x_adv = (x + EPSILON * x_grad.grad.sign()).clamp(0, 1)
         fooled |= models[0].module(x_adv).argmax(1) != y
     assert only.targets[0].any_black_box == Rate(int(fooled.sum()), IMAGES)
+
+
+def test_a_source_that_shares_weights_with_a_target_is_named(tmp_path):
+    """An ensemble with the target in it knows the target's gradient, and is no black box to it."""
+    names = {}
+    for seed, name in enumerate(("t", "s", "u")):
+        net = build_model("D", shape=(1, 28, 28), classes=10, seed=seed)
+        names[name] = str(tmp_path / f"{name}.safetensors")
+        save_model(tmp_path / f"{name}.safetensors", net, architecture="D", shape=(1, 28, 28), classes=10, record={})
+    sources = {
+        "both": f"mean-probabilities:{names['t']}+{names['s']}",
+        "rounded": f"binarised:{names['t']}",
+        "others": f"mean-logits:{names['s']}+{names['u']}",
+        "alone": names["s"],
+    }
+    targets = {"t": names["t"], "u": names["u"], "far": f"binarised:{names['s']}"}
+    spec = EvaluateSpec(suite="table1", images=3)
+    told = evaluate(spec, DataSpec(data="mnist-mini"), targets=targets, sources=sources).to_json()
+    kin = {name: row.get("kin") for name, row in told["targets"].items()}
+    assert kin == {"t": ["both", "rounded"], "u": ["others"], "far": ["both", "others", "alone"]}
+    assert "source both shares weights with target t: its attacks there are not black-box" in remarks(told)
+    own = evaluate(spec, DataSpec(data="mnist-mini"), targets={"t": names["t"]}, sources={"same": names["t"]}).to_json()
+    assert "kin" not in own["targets"]["t"]
 
 
 def test_source_with_the_weights_of_a_target_is_not_transferred_to_it(models, dataset):

@@ -32,6 +32,11 @@ class StoredSource:
     entries: Mapping[str, tuple[Store, Entry]]  # by the attack's label
 
     @property
+    def parts(self) -> frozenset[str]:
+        """Digests of the weights in it; of a composite a store does not tell them."""
+        return frozenset([self.digest])
+
+    @property
     def stores(self) -> list[str]:
         """Digests of the stores that are read."""
         return list(dict.fromkeys(read_manifest(store.place).digest for store, _ in self.entries.values()))

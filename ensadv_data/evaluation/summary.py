@@ -145,6 +145,10 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     for name, row in result["targets"].items():
         if "twin" in row:
             told.append(f"source {row['twin']} has the weights of target {name}: its attacks there are white-box")
+        told += [
+            f"source {source} shares weights with target {name}: its attacks there are not black-box"
+            for source in row.get("kin", ())
+        ]
     if result["n"] < FEW:
         low, high = Rate(result["n"] // 2, result["n"]).interval
         told.append(

@@ -46,6 +46,7 @@ class TargetResult:
     black_box: Mapping[str, Mapping[str, Rate]]  # by source, then attack
     any_black_box: Rate | None  # images that at least one transferred attack fools: the worst case of each
     twin: str | None = None  # the source with the target's own weights, whose attacks are white-box
+    kin: tuple[str, ...] = ()  # other sources that have weights of the target in them, or it theirs
     adaptive: Mapping[str, AdaptiveResult] = field(default_factory=dict)  # by adversary
     top5: TargetResult | None = None  # the same measurements by the first five classes, where there are more than ten
 
@@ -78,6 +79,8 @@ class TargetResult:
         }
         if self.twin is not None:
             told["twin"] = self.twin
+        if self.kin:
+            told["kin"] = list(self.kin)
         if self.adaptive:
             told["adaptive"] = {name: result.to_json() for name, result in self.adaptive.items()}
         if self.top5 is not None:
@@ -208,13 +211,14 @@ def measure_transfer(
                     count(target, *where, attack.label, inputs=x_adv)
     for count_of in counts.values():
         count_of.merge(device=torch.device(device))
+    parts = {source.name: source.parts for source in sources}
     return Transfer(
         data=f"{dataset.name}/{dataset.split}",
         n=len(dataset),
         epsilon=epsilon,
         suite=suite,
         sources={source.name: source.digest for source in sources},
-        targets=tuple(_result(target, sources, counts) for target in targets),
+        targets=tuple(_result(target, sources, parts, counts) for target in targets),
         stores={source.name: source.stores for source in sources if isinstance(source, StoredSource)},
     )
 
@@ -267,8 +271,13 @@ class _Counts:
         return Rate(int(self.wrong[name].sum()), self.n)
 
 
-def _result(target: Model, sources: Sequence[Model | StoredSource], counts: Mapping[int, _Counts]) -> TargetResult:
-    top5 = _result(target, sources, {1: counts[5]}) if 5 in counts else None
+def _result(
+    target: Model,
+    sources: Sequence[Model | StoredSource],
+    parts: Mapping[str, frozenset[str]],
+    counts: Mapping[int, _Counts],
+) -> TargetResult:
+    top5 = _result(target, sources, parts, {1: counts[5]}) if 5 in counts else None
     count = counts[1]
     mine = [name for name in count.wrong if name[0] == target.name]
     black = [name for name in mine if name[1] == "black"]
@@ -286,5 +295,8 @@ def _result(target: Model, sources: Sequence[Model | StoredSource], counts: Mapp
         },
         any_black_box=None if fooled is None else Rate(int(fooled.sum()), count.n),
         twin=next((source.name for source in sources if source.digest == target.digest), None),
+        kin=tuple(
+            source.name for source in sources if source.digest != target.digest and parts[source.name] & target.parts
+        ),
         top5=top5,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["COMPOSITES", "Binarised", "MeanLogits", "MeanProbabilities", "leaves", "split", "with_leaves"]
+__all__ = ["COMPOSITES", "Binarised", "MeanLogits", "MeanProbabilities", "leaves", "members_of", "split", "with_leaves"]
 
 
 class _Ensemble(nn.Module):
@@ -67,6 +67,14 @@ COMPOSITES: Mapping[str, Callable[[Sequence[nn.Module]], nn.Module]] = {
     "mean-logits": MeanLogits,
     "binarised": lambda members: Binarised(members[0]),
 }
+
+
+def members_of(module: nn.Module) -> list[nn.Module]:
+    """The modules that a model is made of: itself, or those behind an ensemble or a wrapper."""
+    inside = (
+        module.members if isinstance(module, _Ensemble) else [module.inner] if isinstance(module, Binarised) else []
+    )
+    return [one for each in inside for one in members_of(each)] or [module]
 
 
 def split(reference: str) -> tuple[str, list[str]]:

@@ -14,7 +14,7 @@ from torch import nn
 from ensadv_data.errors import IntegrityError, ModelError
 from ensadv_data.files import sha256_of_file
 from ensadv_data.models.architectures import build_model
-from ensadv_data.models.composite import COMPOSITES, split
+from ensadv_data.models.composite import COMPOSITES, members_of, split
 from ensadv_data.models.timm_nets import HUB, build_timm, parse_timm, timm_config, weights_path
 from ensadv_data.models.weights import fill_weights, read_metadata, weights_digest
 
@@ -31,6 +31,12 @@ class Model:
     architecture: str
     digest: str
     record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """Digests of the weights in it: its own, or those of a composite's members."""
+        members = members_of(self.module)
+        return frozenset([self.digest] if members == [self.module] else map(weights_digest, members))
 
 
 def load_model(

@@ -65,7 +65,7 @@ class TargetResult:
     def to_json(self) -> dict[str, Any]:
         """As JSON: rates in [0, 1] with their 95% intervals."""
         worst = self.worst_black_box
-        told = {
+        told: dict[str, Any] = {
             "digest": self.digest,
             "architecture": self.architecture,
             "clean": self.clean.to_json(),

@@ -11,6 +11,7 @@ Authorship is here and not in the manifest, so that equal stores keep equal mani
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -47,7 +48,13 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+        raise ValueError("expected 1 to 100 letters, digits, '.', '_' and '-', the first a letter or a digit")
+    return text
+
+
+Name = Annotated[str, Field(max_length=100), AfterValidator(_name)]
 Text = Annotated[str, Field(max_length=2000), AfterValidator(_printable)]
 Time = Annotated[str, Field(max_length=20), AfterValidator(_time)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -135,4 +142,5 @@ def parse_statement(payload: bytes, *, where: str) -> Statement:
 
 def _first(error: ValidationError) -> str:
     first = error.errors()[0]
-    return f"{quoted('.'.join(str(part) for part in first['loc']))[1:-1]}: {first['msg'].lower()}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{quoted('.'.join(str(part) for part in first['loc']))[1:-1]}: {message[:1].lower()}{message[1:]}"

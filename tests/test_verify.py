@@ -26,6 +26,8 @@ from ensadv_data.manifest import Manifest
 from ensadv_data.models import build_model, save_model
 from ensadv_data.objects import Folder, objects_at
 from ensadv_data.precompute import precompute_store
+from ensadv_data.remote import Wanted as Some
+from ensadv_data.remote import pull
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import block_size, open_store
 from ensadv_data.trust import ENVELOPE_NAME
@@ -152,8 +154,8 @@ USAGE = [
 
 @pytest.mark.parametrize(("words", "code", "said"), USAGE)
 def test_what_makes_no_sense_is_said(world, capsys, words, code, said):
-    found, _, err = called(capsys, "verify", world.store, *words)
-    assert (found, said in err) == (code, True)
+    found, out, err = called(capsys, "verify", world.store, *words)
+    assert (found, said in err, out) == (code, True, "")  # before anything is read
 
 
 def test_a_manifest_that_may_not_be_read_is_said(copy, monkeypatch):
@@ -310,6 +312,15 @@ def test_other_weights_and_unknown_sources_are_said(batched, world, tmp_path):
         recomputed(batched, world, models={"e": str(other)})
     with pytest.raises(InputError, match="leave out --limit"):
         recomputed(batched, world, data=DataSpec(data="mnist-mini", limit=100))
+
+
+def test_a_part_is_computed_anew_as_far_as_it_is_there(world, tmp_path):
+    pull(world.store, tmp_path / "part", wanted=Some(sources=("d",), attacks=("r-fgsm",)))
+    said = recomputed(tmp_path / "part", world, recompute=2)
+    assert list(said) == ["d/r-fgsm", "d/r-fgsm/label"]
+    assert all(text.startswith("1.00000 of ") for text in said.values())
+    with pytest.raises(InputError, match=r"expected a --model of a source that is here \(d\), got c, of which nothing"):
+        recomputed(tmp_path / "part", world, models={"c": str(world.folder / "C.safetensors")})
 
 
 def test_tolerances_are_there_for_every_precision_and_kind():

@@ -75,6 +75,10 @@ def verified(place: Objects, wanted: Wanted) -> Iterator[Line]:
     InputError
         There is no store, or what is wanted cannot be done.
     """
+    if wanted.recompute and wanted.data is None:
+        raise InputError("expected --data beside --recompute: examples are computed from images")
+    if wanted.recompute and not wanted.models:
+        raise InputError("expected --recompute of one example at least, and a --model for it: --model NAME=REF")
     raw = _read(place, "manifest.json", MANIFEST.size)
     signed = yield from proved_signature(place, raw, wanted)
     blueprint = yield from proved_contents(place, raw, signed)
@@ -96,8 +100,6 @@ def verified(place: Objects, wanted: Wanted) -> Iterator[Line]:
             ):
                 least = f"at least {one.least:g} in {blueprint.spec.precision}"
                 yield Line("recompute", f"{one.key}: {one.share:.5f} of {one.values:,} values agree; {least}")
-    elif wanted.recompute:
-        raise InputError("expected --data beside --recompute: examples are computed from images")
     if signed is not None:
         wanted.memory.checked(signed, where=str(place))
 

@@ -87,12 +87,19 @@ def agreements(
         A model has other weights than the source; or fewer values agree than the tolerance.
     UnknownNameError
         The store has no source of that name.
+    InputError
+        It has, but this part of it has not; or there are fewer images than examples.
     """
     header, sources = blueprint.header, {source.name: source for source in blueprint.manifest.sources}
     loaded = []
     for name, reference in models.items():
         if name not in sources:
             raise UnknownNameError(f"source in {place}", name, sources)
+        if name not in (here := sorted({entry.source for entry in blueprint.entries})):
+            raise InputError(
+                f"{place}: expected a --model of a source that is here ({', '.join(here)}), got {name}, of which "
+                "nothing was fetched; pull it into the same folder first"
+            )
         model = load_model(reference, name=name, device=device)
         if model.digest != sources[name].digest:
             raise IntegrityError(
@@ -164,8 +171,9 @@ def _made(
     device: str,
 ) -> dict[str, Planes]:
     """What a model makes of one batch, as precompute did."""
-    spec = blueprint.spec.model_copy(update={"device": device, "batch_size": len(images_NCHW)})
     entries = {entry.attack: entry for entry in blueprint.entries if entry.source == model.name}
+    here = tuple(attack for attack in blueprint.spec.attacks if attack.name in entries)  # of a part, not all
+    spec = blueprint.spec.model_copy(update={"device": device, "batch_size": len(images_NCHW), "attacks": here})
     bfloat16 = torch.autocast(torch.device(device).type, torch.bfloat16, spec.precision == "bfloat16")
     with intra_op_threads(1 if device == "cpu" else None), bfloat16:
         return perturb_block(model, images_NCHW, spec, entries, first=first, y_true_N=y_true_N)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +23,8 @@ from ensadv_data.progress import progress_bar
 from ensadv_data.store import Cache, Entry, Planes, Store, StoreWriter, open_store
 from ensadv_data.store.index import EntryRecord, ExportIndex, ShardRecord, StoreRecord, parse_index
 from ensadv_data.store.shards import INDEX, TAR_END, ExportedStore, Records, Shard, members_of
-from ensadv_data.untrusted import OWN_MANIFEST
+from ensadv_data.trust import ENVELOPE_NAME
+from ensadv_data.untrusted import ENVELOPE, OWN_MANIFEST
 from ensadv_data.verification import blueprint_of
 
 __all__ = ["Exchanged", "export_store", "import_store"]
@@ -83,7 +84,8 @@ def export_store(store: Path | str, out: Path, *, shard_bytes: int = 10**9, imag
     index = _index(records, raw, planned)
     if (out / INDEX).exists():
         _check_same(out, index)
-    _claim(out, {INDEX, "manifest.json", *(shard.name for shard in planned)}, raw)
+    _claim(out, {INDEX, "manifest.json", ENVELOPE_NAME, *(shard.name for shard in planned)}, raw)
+    _take_signature(source.place, Folder(out))
     done = []
     rows = _Rows(source)
     try:
@@ -106,6 +108,8 @@ def import_store(origin: Path | str, out: Path) -> Exchanged:
     ------
     IntegrityError
         A shard is not what the index says.
+    InputError
+        The set is of a part of a store.
     OutputError
         ``out`` holds something else, or cannot be written.
     Interrupted
@@ -137,6 +141,8 @@ def import_store(origin: Path | str, out: Path) -> Exchanged:
     is_equal = manifest.objects == known.objects
     if not writer.is_complete():
         writer.close(raw if is_equal else manifest.to_bytes())
+    if is_equal:
+        _take_signature(source.place, objects_at(out))
     size = sum(shard.bytes for shard in source.shards)
     seconds = time.perf_counter() - began
     return Exchanged(str(out), len(source.shards), source.records.count, size, manifest.digest, is_equal, seconds)
@@ -294,9 +300,20 @@ def _proved_manifest(source: ExportedStore, raw: bytes) -> Manifest:
     manifest = parse_manifest(raw, where, limits=OWN_MANIFEST)
     plan = blueprint_of(manifest, where=where)
     expected, found = (plan.header, plan.entries, plan.masked), source.records
+    if set(found.header.groups) < set(plan.header.groups):
+        raise InputError(
+            f"expected a set of a whole store at {source.place}, found one of a part "
+            f"({', '.join(found.header.groups)}); train on it as it is, or pull that part of the store"
+        )
     if expected != (found.header, found.entries, found.masked):
         raise IntegrityError(f"{where}: expected the manifest of the store that index.json tells of, found another")
     return manifest
+
+
+def _take_signature(origin: Objects, to: Objects) -> None:
+    """What somebody signed of the manifest goes where the manifest goes; who trusts him checks it there."""
+    with suppress(FileNotFoundError):
+        to.write(ENVELOPE_NAME, origin.read_at_most(ENVELOPE_NAME, ENVELOPE.size))
 
 
 def _manifest(writer: StoreWriter, known: Manifest) -> Manifest:

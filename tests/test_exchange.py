@@ -18,15 +18,21 @@ from ensadv_data import exchange
 from ensadv_data.__main__ import main as call
 from ensadv_data.codec import unpack_signs
 from ensadv_data.data import open_data
-from ensadv_data.errors import AlignmentError, IntegrityError, Interrupted, OutputError
+from ensadv_data.errors import AlignmentError, InputError, IntegrityError, Interrupted, OutputError
 from ensadv_data.exchange import export_store, import_store
 from ensadv_data.inspection import describe_store
 from ensadv_data.manifest import read_manifest
 from ensadv_data.models import build_model, save_model
+from ensadv_data.objects import Folder
 from ensadv_data.precompute import precompute_store
+from ensadv_data.remote import Wanted as Some
+from ensadv_data.remote import pull
+from ensadv_data.signature import make_key
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import Cache, ExportedStore, open_store, shards
 from ensadv_data.terminal import print_store
+from ensadv_data.trust import Memory, read_trust
+from ensadv_data.verification import Wanted, sign_store, verified
 from faults import DATA, spec_in, trained
 from photographs import cut_photographs
 
@@ -71,6 +77,29 @@ def test_a_round_trip_gives_the_same_store(tmp_path, store, large, size):
     assert back.is_equal
     assert back.digest == made.digest == read_manifest(store).digest
     assert files(tmp_path / "back") == files(store)
+
+
+def test_the_signature_goes_along_and_comes_back(tmp_path, store):
+    signed = Path(shutil.copytree(store, tmp_path / "signed" / store.name))
+    trust = Path(tmp_path / "trust.toml")
+    trust.write_text(f'[a]\nkeys = ["{make_key(tmp_path / "a.key", "a")}"]')
+    list(sign_store(Folder(signed), tmp_path / "a.key", name="set", days=9))
+    export_store(store, tmp_path / "set")
+    export_store(signed, tmp_path / "set")  # signed meanwhile
+    import_store(tmp_path / "set", tmp_path / "back")
+    assert files(tmp_path / "back") == files(signed)
+    memory = Memory(tmp_path / "versions.json")
+    lines = list(verified(Folder(tmp_path / "back"), Wanted(read_trust(trust), memory)))
+    assert lines[0].holds.endswith("signed this manifest as set")
+
+
+def test_a_set_of_a_part_is_trained_on_and_not_imported(tmp_path, store):
+    pull(store, tmp_path / "part", wanted=Some(sources=("D",), attacks=("fgsm",)))
+    export_store(tmp_path / "part", tmp_path / "set")
+    assert [entry.key for entry in open_store(tmp_path / "set").entries] == ["D/fgsm"]
+    with pytest.raises(InputError, match=r"expected a set of a whole store at .*, found one of a part \(D/fgsm\)"):
+        import_store(tmp_path / "set", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 def test_the_index_tells_urls_sizes_counts_and_digests(tmp_path, store):

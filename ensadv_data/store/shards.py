@@ -3,6 +3,7 @@
     SET/
       index.json                       what the set is, and its shards
       manifest.json                    that of the store
+      manifest.sig.json                its signature, if somebody signed it
       NAME-000000.tar …                records, one after the other; uncompressed, USTAR
 
 A record is a block of examples where a row is small, and one example where it is large. Its members, in this order:

@@ -103,6 +103,7 @@ REVIEWED = {
         "--unsigned": False,
         "--name": None,
         "--blocks": None,
+        "--dry-run": False,
     },
     "push": {"STORE": REQUIRED, "TO": REQUIRED},
     "fetch": {"NAME": REQUIRED, "--data-dir": None, "--mirror": MANY},

@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from ensadv_data.__main__ import main
 from ensadv_data.errors import ChunkError, InputError, IntegrityError, Interrupted, OutputError, UnknownNameError
+from ensadv_data.exchange import export_store
 from ensadv_data.inspection import describe_store
 from ensadv_data.manifest import read_manifest
 from ensadv_data.objects import Folder
@@ -34,6 +36,14 @@ def store(tmp_path_factory, without_fsync, spec) -> Path:
     out = tmp_path_factory.mktemp("made") / "store"
     precompute_store(spec, DATA, out, workers=0)
     return out
+
+
+def main_code(*words: object) -> int:
+    try:
+        main([str(word) for word in words])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -109,7 +119,8 @@ def test_a_copy_that_was_stopped_is_no_store_and_goes_on(tmp_path, store, monkey
     move = push if direction == "push" else pull
     with pytest.raises(Interrupted, match="what has arrived is kept, and the same command goes on"):
         move(store, out)
-    with pytest.raises(InputError, match=r"unfinished|found none"):
+    told = rf"the copy of a store is unfinished; run the same {direction} command|found none"
+    with pytest.raises(InputError, match=told):
         open_store(out)
     first = len(copied)
     moved = move(store, out)
@@ -217,6 +228,80 @@ def test_a_part_that_there_is_not(tmp_path, store, wanted, error, said):
     with pytest.raises(error, match=said):
         pull(store, tmp_path / "copy", wanted=wanted)
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_dry_run_tells_what_would_arrive_and_writes_nothing(tmp_path, store, begun, capsys):
+    out, words = tmp_path / "copy", ("--source", "D", "--attack", "fgsm")
+    if begun:
+        pull(store, out, wanted=Wanted(sources=("D",), attacks=("r-fgsm",)))
+    before = files(out)
+    told = pull(store, out, wanted=Wanted(sources=("D",), attacks=("fgsm",)), dry_run=True)
+    assert main_code("pull", store, "--out", out, *words, "--dry-run", "--unsigned") == 0
+    assert files(out) == before
+    assert out.exists() == begun
+    said = capsys.readouterr().out
+    made = pull(store, out, wanted=Wanted(sources=("D",), attacks=("fgsm",)))
+    assert (told.objects, told.bytes, told.there, told.entries) == (made.objects, made.bytes, made.there, made.entries)
+    assert set(told.entries) == ({"D/fgsm"} if begun else {"D/fgsm", "example_digest"})
+    keys = read_manifest(store).objects
+    assert told.bytes == sum(len(data) for key, data in files(out).items() if key in keys and key not in before)
+    objects, size = told.entries["D/fgsm"]
+    assert f"would pull: {out}  {told.objects} objects, {told.bytes:,} bytes; {told.there} are there\n" in said
+    assert f"  D/fgsm  {objects} objects, {size:,} bytes\n" in said
+
+
+def test_a_dry_run_is_refused_where_the_pull_would_be(tmp_path, store):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds something else than a copy of this store"):
+        pull(store, tmp_path / "mine", dry_run=True)
+    Folder(tmp_path / "begun").claim("progress/pull.json", b'{"manifest": "of another"}\n')
+    with pytest.raises(OutputError, match="the beginning of a copy of another store"):
+        pull(store, tmp_path / "begun", dry_run=True)
+
+
+def test_a_pin_is_named_and_nothing_is_left_where_nothing_arrived(tmp_path, store, capsys):
+    pin = Path(shutil.copy(store / "manifest.json", tmp_path / "pin.json"))
+    words = ("pull", pin, "--out", tmp_path / "copy", "--from")
+    assert main_code(*words, tmp_path / "nowhere") == 4
+    assert not (tmp_path / "copy").exists()
+    pin.write_bytes(pin.read_bytes().replace(b'"classes":10', b'"classes": 10'))
+    assert main_code(*words, store) == 4
+    assert f"error: {pin}: expected canonical JSON" in capsys.readouterr().err
+    shutil.copy(store / "manifest.json", pin)
+    capsys.readouterr()
+    assert main_code(*words, store) == 0
+    assert capsys.readouterr().out.startswith(f"pin           {pin} says which store it is: that one, or nothing\n")
+
+
+def test_whose_signature_was_not_looked_at_and_why_is_told(tmp_path, store, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert main_code("pull", store, "--out", tmp_path / "copy") == 0
+    assert "not looked at, since there is no --trust and no " in capsys.readouterr().out
+    assert main_code("pull", store, "--out", tmp_path / "copy", "--unsigned") == 0
+    assert "not looked at, as was asked for" in capsys.readouterr().out
+
+
+def test_places_that_are_none_for_a_copy_are_said_before_anything_is_done(tmp_path, store, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main_code("pull", store, "--out", "s3://bucket/copy", "--unsigned") == 2
+    assert "expected a path of this machine, got s3://bucket/copy" in capsys.readouterr().err
+    assert main_code("push", store, "http://127.0.0.1:1/copy") == 3
+    assert "a web server is for reading: choose a folder or bucket" in capsys.readouterr().err
+    assert main_code("push", store, "hf://datasets/a/b") == 3
+    assert "upload the folder with the hub's own tool" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exported_set_is_no_store(tmp_path, store, capsys):
+    export_store(store, tmp_path / "set")
+    for words in (("push", tmp_path / "set", tmp_path / "to"), ("pull", tmp_path / "set", "--out", tmp_path / "to")):
+        assert main_code(*words) == 3
+        assert "found an exported set; any tool copies its files" in capsys.readouterr().err
+    assert main_code("verify", tmp_path / "set", "--unsigned") == 3
+    assert "found an exported set; import it" in capsys.readouterr().err
+    assert not (tmp_path / "to").exists()
 
 
 def test_nothing_to_copy_is_said(tmp_path):

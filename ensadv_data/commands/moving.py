@@ -63,6 +63,7 @@ def _blocks(context: click.Context, parameter: click.Parameter, text: str | None
 @click.option("--source", "sources", multiple=True, help="Only this source; may be repeated.")
 @click.option("--attack", "attacks", multiple=True, help="Only this attack; may be repeated.")
 @click.option("--blocks", callback=_blocks, help="Only these blocks, such as 0:8,12 (8 is left out).")
+@click.option("--dry-run", is_flag=True, help="Say what would be fetched, how much of each entry, and write nothing.")
 @click.option("--trust", type=PATH, help="TOML of trusted public keys; yours is used where there is one.")
 @click.option("--unsigned", is_flag=True, help="Look at no signature.")
 @click.option("--name", help="Accept no signature but that of the store of this name.")
@@ -76,6 +77,7 @@ def pull(
     unsigned: bool,
     name: str | None,
     blocks: frozenset[int] | None,
+    dry_run: bool,
 ) -> None:
     """Fetch a store, or a part of it, each object checked against the manifest as it arrives.
 
@@ -92,16 +94,25 @@ def pull(
     elif origin is not None:
         raise InputError(f"expected a manifest's file before --from, got {store}")
     wanted = Wanted(sources or None, attacks or None, blocks)
-    believed = Believed(read_trust(trust, apart=objects_at(origin or store)) if looks else None, name=name)
+    why = "as was asked for" if unsigned else f"since there is no --trust and no {default_trust()}"
+    believed = Believed(read_trust(trust, apart=objects_at(origin or store)) if looks else None, name=name, why=why)
     moved = pull_store(
         store if origin is None else origin,
         out,
         wanted=wanted,
         pin=pin,
+        pinned=str(store),
+        dry_run=dry_run,
         believed=believed,
         say=lambda line: print_check(*line),
     )
-    _told("pulled", moved)
+    if not dry_run:
+        _told("pulled", moved)
+        return
+    click.echo(f"would pull: {out}  {moved.objects:,} objects, {moved.bytes:,} bytes; {moved.there:,} are there")
+    for entry, (objects, size) in sorted(moved.entries.items()):
+        click.echo(f"  {entry}  {objects:,} objects, {size:,} bytes")
+    click.echo(f"digest: {moved.digest}")
 
 
 def _told(what: str, moved: Moved) -> None:

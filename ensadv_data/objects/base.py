@@ -131,6 +131,9 @@ class Objects(ABC):
     def forget(self, key: str) -> None:  # noqa: B027 - only copies can be forgotten
         """Keep no copy of an object, since it was found damaged."""
 
+    def check_writable(self) -> None:  # noqa: B027 - most are
+        """Refuse a place that is for reading only with an OutputError, before anything is done for it."""
+
     def has(self, key: str) -> bool:
         """Whether an object is there."""
         return key in self.sizes([key])

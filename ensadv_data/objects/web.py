@@ -40,6 +40,7 @@ _HOPS = 5  # from one address to the next
 _TIMEOUT = urllib3.Timeout(connect=10, read=60)
 _MOVED, _MAY_PASS = frozenset((301, 302, 303, 307, 308)), frozenset((408, 429, 500, 502, 503, 504))
 _MOST = 1 << 31  # bytes of an object whose size nobody knows beforehand
+_OBJECT = re.compile(r"^<[^>]*>: ")  # what the client calls its connection
 _ON_HUB = re.compile(
     r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w.-]+))?(?P<path>(?:/[\w.*+-]+)*)/?", re.A
 )
@@ -112,8 +113,17 @@ class Web(Far):
         """Refused, since it is asked before something is written."""
         raise self._unwritable()
 
+    def check_writable(self) -> None:
+        """Refused."""
+        raise self._unwritable()
+
     def _unwritable(self) -> OutputError:
-        return OutputError(f"expected a place that can be written, got {self}; a web server is for reading")
+        remedy = (
+            "upload the folder with the hub's own tool"
+            if self._url.startswith(f"{HUB}:")
+            else "choose a folder or bucket"
+        )
+        return OutputError(f"expected a place that can be written, got {self}; a web server is for reading: {remedy}")
 
     def _answer(self, key: str, *, method: str = "GET", limit: int = _MOST, span: tuple[int, int] | None = None) -> Any:
         """Status and body (of HEAD, size and version) of an answer; asked for again where the reason may pass."""
@@ -132,7 +142,7 @@ class Web(Far):
             except (HTTPError, OSError) as error:
                 if isinstance(error, FileNotFoundError):
                     raise
-                why = str(getattr(error, "reason", None) or error).partition("\n")[0]
+                why = _OBJECT.sub("", str(getattr(error, "reason", None) or error).partition("\n")[0])
         raise InputError(f"cannot read {where}: {why}; the same command goes on when it can be reached")
 
     def _followed(self, method: str, url: str, where: str, span: tuple[int, int] | None) -> Any:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ensadv_data.errors import ChunkError, InputError, Interrupted, OutputError
 from ensadv_data.manifest import Manifest, ObjectRecord
 from ensadv_data.objects import AT_ONCE, Objects
 from ensadv_data.progress import progress_bar
-from ensadv_data.store import PART, Part, read_part
+from ensadv_data.store import PART, Part, is_exported, read_part
 from ensadv_data.untrusted import OWN_MANIFEST
 from ensadv_data.verification import BESIDE, BESIDE_BYTES
 
@@ -35,6 +36,7 @@ class Moved:
     bytes: int  # of them
     there: int  # objects that were there before
     seconds: float
+    entries: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # objects and bytes of each that was copied
 
 
 def manifest_bytes(place: Objects) -> bytes:
@@ -43,22 +45,28 @@ def manifest_bytes(place: Objects) -> bytes:
     Raises
     ------
     InputError
-        There is none.
+        There is none, or an exported set.
     IntegrityError
         It is larger than any manifest may be.
     """
     try:
-        return place.read_at_most("manifest.json", OWN_MANIFEST.size)
+        raw = place.read_at_most("manifest.json", OWN_MANIFEST.size)
     except FileNotFoundError:
         raise InputError(
             f"expected a store at {place}, found no manifest.json; is the store finished, and the address its own?"
         ) from None
+    if is_exported(place):
+        raise InputError(
+            f"expected a store at {place}, found an exported set; any tool copies its files, and import makes a store "
+            "of them"
+        )
+    return raw
 
 
-def begin(place: Objects, raw: bytes, mark: str) -> Part | None:
+def begin(place: Objects, raw: bytes, mark: str, *, claims: bool = True) -> Part | None:
     """Make sure that a place is free, or holds a copy of this store, finished or not; its part, where it is finished.
 
-    A copy that is whole has a part without blocks.
+    A copy that is whole has a part without blocks. Nothing is written where the place is not claimed.
     """
     mine = (json.dumps({"manifest": hashlib.sha256(raw).hexdigest()}) + "\n").encode()
     try:
@@ -71,7 +79,8 @@ def begin(place: Objects, raw: bytes, mark: str) -> Part | None:
         return read_part(place, raw) or Part(hashlib.sha256(raw).hexdigest(), {})
     if not place.has(mark) and not place.is_free():
         raise OutputError(f"{place} holds something else than a copy of this store; it was not touched: choose another")
-    if place.claim(mark, mine) != mine:
+    known = place.claim(mark, mine) if claims else place.read_all([mark]).get(mark, mine)
+    if known != mine:
         raise OutputError(
             f"{place} holds the beginning of a copy of another store; it was not touched: choose another place, or "
             "delete it"
@@ -142,5 +151,10 @@ def telling(message: str) -> Iterator[None]:
 
 def moved(place: Objects, manifest: Manifest, todo: Mapping[str, ObjectRecord], of: int, began: float) -> Moved:
     """What was done for the objects of a manifest: of so many wanted, these had to be copied."""
-    size = sum(record.bytes for record in todo.values())
-    return Moved(str(place), manifest.digest, len(todo), size, of - len(todo), time.perf_counter() - began)
+    objects, sizes = Counter[str](), Counter[str]()
+    for key, record in todo.items():
+        entry = "/".join(key.split("/")[:2]) if key.count("/") > 2 else key.partition("/")[0]
+        objects[entry] += 1
+        sizes[entry] += record.bytes
+    seconds, entries = time.perf_counter() - began, {entry: (objects[entry], sizes[entry]) for entry in objects}
+    return Moved(str(place), manifest.digest, len(todo), sizes.total(), of - len(todo), seconds, entries)

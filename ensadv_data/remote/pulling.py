@@ -76,6 +76,8 @@ def pull(
     *,
     wanted: Wanted = Wanted(),
     pin: bytes | None = None,
+    pinned: str = "the manifest that is known",
+    dry_run: bool = False,
     believed: Believed | None = None,
     say: Callable[[Line], object] = lambda line: None,
 ) -> Moved:
@@ -89,6 +91,10 @@ def pull(
         What to fetch beside what ``out`` holds.
     pin
         The manifest's bytes, where they are known; else they are fetched.
+    pinned
+        Where those are from, for messages.
+    dry_run
+        Write nothing: what would be copied is in what is returned.
     believed
         Whose signature the manifest must have, and which versions were seen; None: nobody's.
     say
@@ -110,14 +116,18 @@ def pull(
     source, place = objects_at(origin), Folder(out)
     raw = manifest_bytes(source) if pin is None else pin
     believed = believed or Believed(None)
-    signed = told(proved_signature(source, raw, believed), say)
-    where = f"{source}/manifest.json"
+    where = f"{source}/manifest.json" if pin is None else pinned
+    if pin is not None:
+        say(Line("pin", f"{pinned} says which store it is: that one, or nothing"))
+    signed = None
+    if pin is None or believed.trust is not None:
+        signed = told(proved_signature(source, raw, believed), say)
     manifest = parse_manifest(raw, where)
     check_store(manifest, signed, where=where)
     blueprint = blueprint_of(manifest, where=where)
     groups, blocks = blueprint.header.groups, blueprint.header.blocks
     keys = wanted.keys_of(groups, blocks)
-    before = begin(place, raw, _MARK)
+    before = begin(place, raw, _MARK, claims=False)
     part = Part(hashlib.sha256(raw).hexdigest(), {}) if before is None else before
     if before is not None and not before.blocks:  # all of it is there
         part = part.with_blocks(groups, range(blocks))
@@ -129,11 +139,16 @@ def pull(
     }
     with telling(f"{out}: stopped; what has arrived is kept, and the same command goes on"):
         todo = _lacking(place, chosen)
+        if dry_run:
+            return moved(place, manifest, todo, len(chosen), began)
+        first = {key: checked(source, key, todo[key], attempts=_ATTEMPTS) for key in list(todo)[:1]}
+        begin(place, raw, _MARK)  # not before something has arrived that is of this store
         for key, document in blueprint.within(part.blocks).documents.items():
             place.write(key, document)
 
         def copy(key: str) -> None:
-            place.write(key, checked(source, key, todo[key], attempts=_ATTEMPTS))
+            data = first.pop(key, None)
+            place.write(key, checked(source, key, todo[key], attempts=_ATTEMPTS) if data is None else data)
 
         each(copy, todo, f"pull {source.name}")
     if part.is_whole(groups, blocks):

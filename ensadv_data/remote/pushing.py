@@ -43,13 +43,14 @@ def push(store: Objects | Path | str, to: Objects | Path | str) -> Moved:
     """
     began = time.perf_counter()
     origin, place = objects_at(store), objects_at(to)
+    place.check_writable()
     raw = manifest_bytes(origin)
     manifest = parse_manifest(raw, f"{origin}/manifest.json", limits=OWN_MANIFEST)
     if read_part(origin, raw) is not None:
         raise InputError(f"expected a whole store at {origin}, found a part of one; pull the rest of it first")
-    begin(place, raw, _MARK)
     blueprint = blueprint_of(manifest, where=str(origin))
     check_documents(origin, blueprint)
+    begin(place, raw, _MARK)
     about = blueprint.documents
     there = place.listed()
     for key in (key for key in about if key not in there):

@@ -25,7 +25,7 @@ from ensadv_data.store.opening import open_store
 from ensadv_data.store.part import PART, Part, groups_here, read_part
 from ensadv_data.store.perturbed import Move, apply_moves, packed_moves, perturb_images
 from ensadv_data.store.reader import Store
-from ensadv_data.store.shards import ExportedStore
+from ensadv_data.store.shards import ExportedStore, is_exported
 from ensadv_data.store.writer import StoreWriter
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "decode_chunk",
     "format_version",
     "groups_here",
+    "is_exported",
     "made_documents",
     "open_store",
     "packed_moves",

@@ -270,9 +270,14 @@ def read_store(path: Objects, *, cache: Cache | None = None) -> Store:
     try:
         manifest = path.read_at_most("manifest.json", OWN_MANIFEST.size)
     except FileNotFoundError:
-        done = len(path.keys("progress/"))
+        done = path.keys("progress/")
+        for move in ("pull", "push"):
+            if f"progress/{move}.json" in done:
+                raise InputError(
+                    f"{path}: the copy of a store is unfinished; run the same {move} command again"
+                ) from None
         raise InputError(
-            f"{path}: the store is unfinished ({done} blocks done); run the same precompute command again"
+            f"{path}: the store is unfinished ({len(done)} blocks done); run the same precompute command again"
         ) from None
     try:
         about = parse_json(manifest, what=f"{path}/manifest.json", limits=OWN_MANIFEST)

@@ -274,6 +274,11 @@ class ExportedStore(Store):
         return data
 
 
+def is_exported(place: Objects) -> bool:
+    """Whether an exported set is there rather than a store."""
+    return place.has(INDEX) and not place.has("zarr.json")
+
+
 def members_of(records: Records, record: int, values: Mapping[str, npt.NDArray[Any]]) -> Iterator[bytes]:
     """A record of a tar, part by part, from the values of all its members but the last."""
     sums: list[int] = []

@@ -12,7 +12,7 @@ from ensadv_data.errors import InputError, IntegrityError
 from ensadv_data.manifest import Manifest, parse_manifest
 from ensadv_data.objects import Objects
 from ensadv_data.spec import DataSpec
-from ensadv_data.store import groups_here
+from ensadv_data.store import groups_here, is_exported
 from ensadv_data.trust import ENVELOPE_NAME, Memory, Signed, Trust, checked_expiry, checked_signature
 from ensadv_data.untrusted import ENVELOPE, MANIFEST, quoted
 from ensadv_data.verification.alignment import check_alignment
@@ -39,7 +39,7 @@ class Wanted:
     Attributes
     ----------
     trust
-        Whose signature; None: nobody's, which has to be asked for.
+        Whose signature; None: nobody's.
     memory
         Where versions are remembered.
     name
@@ -50,6 +50,8 @@ class Wanted:
         How many examples to compute anew, by which models, which, where, and what share must agree.
     now
         For tests; else the clock.
+    why
+        Nobody's signature, in words.
     """
 
     trust: Trust | None
@@ -62,6 +64,7 @@ class Wanted:
     device: str = "cpu"
     tolerance: float | None = None
     now: datetime | None = None
+    why: str = "as was asked for"
 
 
 def verified(place: Objects, wanted: Wanted) -> Iterator[Line]:
@@ -80,6 +83,8 @@ def verified(place: Objects, wanted: Wanted) -> Iterator[Line]:
     if wanted.recompute and not wanted.models:
         raise InputError("expected --recompute of one example at least, and a --model for it: --model NAME=REF")
     raw = _read(place, "manifest.json", MANIFEST.size)
+    if is_exported(place):
+        raise InputError(f"expected a store at {place}, found an exported set; import it, and verify what that makes")
     signed = yield from proved_signature(place, raw, wanted)
     blueprint = yield from proved_contents(place, raw, signed)
     if wanted.data is not None:
@@ -110,7 +115,7 @@ def proved_signature(place: Objects, raw: bytes, wanted: Wanted) -> Generator[Li
     Raises as :func:`verified`. The version is not remembered yet.
     """
     if wanted.trust is None:
-        yield Line("signature", "not looked at, as was asked for; anybody may have made this store")
+        yield Line("signature", f"not looked at, {wanted.why}; anybody may have made this store")
         return None
     wanted.trust.check_apart(place)
     signed = _signed(place, raw, wanted, wanted.trust)

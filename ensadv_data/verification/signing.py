@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ensadv_data.errors import InputError, OutputError
+from ensadv_data.errors import InputError
 from ensadv_data.manifest import parse_manifest
 from ensadv_data.objects import Objects
 from ensadv_data.signature import PublicKey, load_key, opened, sealed
@@ -59,6 +59,7 @@ def sign_store(
     OutputError
         The envelope cannot be written.
     """
+    place.check_writable()
     private = load_key(key)
     public = PublicKey(private.public_key().public_bytes_raw())
     try:
@@ -85,8 +86,6 @@ def sign_store(
         citation=citation,
     )
     yield from proved_contents(place, raw, None)
-    if str(place).startswith(("http://", "https://")):
-        raise OutputError(f"expected a place that can be written, got {place}; a web server is for reading")
     place.write(ENVELOPE_NAME, sealed(statement.to_bytes(), private))
     about = statement.predicate
     yield Line("signed", f"{about.name} version {about.version} until {about.expires[:10]}, key {public.keyid[:16]}")

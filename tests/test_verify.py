@@ -32,10 +32,10 @@ from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import block_size, open_store
 from ensadv_data.trust import ENVELOPE_NAME
 from ensadv_data.untrusted import MANIFEST
-from ensadv_data.verification import Wanted, verified
+from ensadv_data.verification import Wanted, sign_store, verified
 from ensadv_data.verification.recomputing import TOLERANCE
 from fuzzing import run as fuzz
-from mutations import KINDS, NAME, World, documents_of, edited, make_world, objects_of, raw, replaced
+from mutations import KINDS, LIMIT, NAME, World, documents_of, edited, make_world, objects_of, raw, replaced
 from mutations import run as mutate
 from s3 import BUCKET, s3_server
 
@@ -323,6 +323,39 @@ def test_a_part_is_computed_anew_as_far_as_it_is_there(world, tmp_path):
         recomputed(tmp_path / "part", world, models={"c": str(world.folder / "C.safetensors")})
 
 
+def test_a_part_of_blocks_is_verified_as_far_as_it_is_there(world, tmp_path):
+    part = tmp_path / "part"
+    pull(world.store, part, wanted=Some(sources=("c",), attacks=("fgsm",), blocks=frozenset({1, 2, 4})))
+    pull(world.store, part, wanted=Some(sources=("d",), attacks=("r-fgsm",), blocks=frozenset({2, 3})))
+    models = {name: str(world.folder / f"{name.upper()}.safetensors") for name in "cd"}
+    wanted = world.wanted(data=DataSpec(data="mnist-mini"), recompute=3, models=models)
+    lines = [*verified(Folder(part), wanted)]
+    said = [line.holds for line in lines]
+    keys = [key for key in objects_of(part) if (part / key).exists()]
+    assert "2 of the entries are here: c/fgsm, d/r-fgsm" in said
+    assert "3 of 5 blocks of c/fgsm are here; its zeros are not counted" in said
+    assert "2 of 5 blocks of d/r-fgsm are here; its zeros are not counted" in said
+    assert f"{len(keys)} SHA-256 are those of the manifest" in said
+    assert f"all {4 * block_size(LIMIT, 784)} images of mnist-mini/train are those of the store" in said
+    assert [line.check for line in lines].count("recompute") == 4
+    with pytest.raises(InputError, match="expected a whole store at"):
+        list(sign_store(Folder(part), world.folder / "a.key", name=NAME, days=9))
+    for key in keys:
+        data = (part / key).read_bytes()
+        (part / key).write_bytes(bytes([data[0] ^ 1]) + data[1:])
+        with pytest.raises(IntegrityError, match=rf"{key}: expected SHA-256"):
+            list(verified(Folder(part), wanted))
+        (part / key).unlink()
+        with pytest.raises(IntegrityError, match=r"1 object .* is missing"):
+            list(verified(Folder(part), wanted))
+        (part / key).write_bytes(data)
+    extra = next(key for key in objects_of(part, "c/fgsm/direction") if key not in keys)
+    (part / extra).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(world.store / extra, part / extra)
+    with pytest.raises(IntegrityError, match="is there that the manifest does not have"):
+        list(verified(Folder(part), wanted))
+
+
 def test_tolerances_are_there_for_every_precision_and_kind():
     precisions = PrecomputeSpec.model_fields["precision"].annotation.__args__
     assert set(TOLERANCE) == set(precisions)
@@ -340,7 +373,7 @@ from ensadv_data.errors import EnsadvError
 from ensadv_data.objects import Folder
 from ensadv_data.store import block_size, open_store
 from ensadv_data.trust import Memory, read_trust
-from ensadv_data.verification import Wanted, verified
+from ensadv_data.verification import Wanted, sign_store, verified
 import numpy as np
 
 def peak():

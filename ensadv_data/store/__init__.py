@@ -22,7 +22,7 @@ from ensadv_data.store.layout import (
 )
 from ensadv_data.store.metadata import made_documents
 from ensadv_data.store.opening import open_store
-from ensadv_data.store.part import PART, Part, groups_here, read_part
+from ensadv_data.store.part import PART, Part, blocks_here, groups_here, read_part
 from ensadv_data.store.perturbed import Move, apply_moves, packed_moves, perturb_images
 from ensadv_data.store.reader import Store
 from ensadv_data.store.shards import ExportedStore, is_exported
@@ -43,6 +43,7 @@ __all__ = [
     "apply_moves",
     "block_of",
     "block_size",
+    "blocks_here",
     "chunk_keys",
     "chunk_rows",
     "damaged_blocks",

@@ -16,7 +16,7 @@ from ensadv_data.errors import InputError, IntegrityError
 from ensadv_data.objects import Objects
 from ensadv_data.store.layout import Header
 
-__all__ = ["PART", "Part", "groups_here", "read_part"]
+__all__ = ["PART", "Part", "blocks_here", "groups_here", "read_part"]
 
 PART = "part.json"
 _MOST = 16 * 2**20  # bytes of the file
@@ -81,6 +81,15 @@ def read_part(place: Objects, manifest: bytes) -> Part | None:
             f"{place}/{PART}: is of another store than manifest.json; pull the store again into an empty folder"
         )
     return part
+
+
+def blocks_here(place: Objects, manifest: bytes, header: Header) -> dict[str, frozenset[int]]:
+    """Blocks of the entries that are here, whole entries or not; raises IntegrityError as :func:`read_part`."""
+    part = read_part(place, manifest) if place.is_local else None
+    every = frozenset(range(header.blocks))
+    if part is None:
+        return dict.fromkeys(header.groups, every)
+    return {key: part.blocks_of(key) & every for key in header.groups if key in part.blocks}
 
 
 def groups_here(place: Objects, manifest: bytes, header: Header) -> tuple[str, ...]:

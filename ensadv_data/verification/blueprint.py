@@ -6,7 +6,7 @@ made anew from the manifest and compared. Nothing of the store but its manifest 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from ensadv_data.manifest import Manifest
 from ensadv_data.objects import Objects
 from ensadv_data.perturbation import entries_of, plan_of
 from ensadv_data.spec import PrecomputeSpec, checked
-from ensadv_data.store import Entry, Header, chunk_keys, chunk_rows, made_documents, row_arrays, zstd_level
+from ensadv_data.store import Entry, Header, block_of, chunk_keys, chunk_rows, made_documents, row_arrays, zstd_level
 from ensadv_data.untrusted import ZARR, parse_json, quoted
 
 __all__ = ["Array", "Blueprint", "blueprint_of", "check_documents"]
@@ -59,16 +59,26 @@ class Array:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What a store must be."""
+    """What a store must be; of a copy that has a part of it, ``here`` has the blocks of each entry, else None."""
 
     manifest: Manifest
     spec: PrecomputeSpec  # whose models have names and no references
     header: Header
     entries: tuple[Entry, ...]
+    here: Mapping[str, frozenset[int]] | None = None
+    masks: frozenset[str] | None = None  # of entries whose zeros cannot be counted, since not all blocks are here
+
+    def blocks_of(self, key: str = "") -> frozenset[int]:
+        """Blocks of an entry that are here; of the digests of the images, unless one is named."""
+        if self.here is None:
+            return frozenset(range(self.header.blocks))
+        return self.here[key] if key else frozenset().union(*self.here.values())
 
     @cached_property
     def masked(self) -> frozenset[str]:
         """Keys of the entries that have a mask."""
+        if self.masks is not None:
+            return self.masks
         return frozenset(key for key, count in self.manifest.zeros.items() if count)
 
     @cached_property
@@ -97,17 +107,29 @@ class Blueprint:
         """The Zarr documents, by key, as this version writes them."""
         return made_documents(self.header, self.entries, self.masked)
 
-    def within(self, groups: Collection[str]) -> Blueprint:
-        """What a copy must be that has only the entries of these keys."""
-        here = ("example_digest/", *(f"{key}/" for key in groups))
+    def within(self, groups: Collection[str], here: Mapping[str, frozenset[int]] | None = None) -> Blueprint:
+        """What a copy must be that has only the entries of these keys, and perhaps only these blocks of each."""
+        prefixes = ("example_digest/", *(f"{key}/" for key in groups))
         manifest = self.manifest.model_copy(
             update={
-                "objects": {key: about for key, about in self.manifest.objects.items() if key.startswith(here)},
+                "objects": {key: about for key, about in self.manifest.objects.items() if key.startswith(prefixes)},
                 "zeros": {key: count for key, count in self.manifest.zeros.items() if key in groups},
             }
         )
         entries = tuple(entry for entry in self.entries if entry.key in groups)
-        return replace(self, manifest=manifest, entries=entries)
+        found = replace(self, manifest=manifest, entries=entries)
+        if here is None or all(len(blocks) == self.header.blocks for blocks in here.values()):
+            return found
+        found = replace(found, here=here)
+
+        def is_here(key: str) -> bool:
+            entry = key.rpartition("/c/")[0].rpartition("/")[0]
+            return block_of(key) in found.blocks_of(entry)
+
+        objects = {key: record for key, record in manifest.objects.items() if is_here(key)}
+        whole = {key: count for key, count in manifest.zeros.items() if len(here[key]) == self.header.blocks}
+        manifest = manifest.model_copy(update={"objects": objects, "zeros": whole})
+        return replace(found, manifest=manifest, masks=found.masked)
 
     def batch_size(self, block: int) -> int:
         """Images that were computed at once in a block."""

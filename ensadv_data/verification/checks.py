@@ -12,7 +12,7 @@ from ensadv_data.errors import InputError, IntegrityError
 from ensadv_data.manifest import Manifest, parse_manifest
 from ensadv_data.objects import Objects
 from ensadv_data.spec import DataSpec
-from ensadv_data.store import groups_here, is_exported
+from ensadv_data.store import blocks_here, is_exported
 from ensadv_data.trust import ENVELOPE_NAME, Memory, Signed, Trust, checked_expiry, checked_signature
 from ensadv_data.untrusted import ENVELOPE, MANIFEST, quoted
 from ensadv_data.verification.alignment import check_alignment
@@ -139,12 +139,15 @@ def proved_contents(place: Objects, raw: bytes, signed: Signed | None) -> Genera
     check_store(manifest, signed, where=where)
     blueprint = blueprint_of(manifest, where=where)
     header = blueprint.header
-    here = groups_here(place, raw, header)
-    blueprint = blueprint.within(here)
+    here = blocks_here(place, raw, header)
+    blueprint = blueprint.within(here, here)
     entries = f"{len(header.groups)} entr{'y' if len(header.groups) == 1 else 'ies'}"
     yield Line("manifest", f"store {manifest.digest[:16]}, {header.n:,} images, {entries}")
     if len(here) < len(header.groups):
         yield Line("part", f"{len(here)} of the entries are here: {', '.join(here)}")
+    for key, blocks in here.items():
+        if len(blocks) < header.blocks:
+            yield Line("part", f"{len(blocks)} of {header.blocks} blocks of {key} are here; its zeros are not counted")
     sees_all = check_presence(place, blueprint)
     total = sum(record.bytes for record in blueprint.manifest.objects.values())
     extra = "nothing else" if sees_all else "extra files cannot be seen over http"

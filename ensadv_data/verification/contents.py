@@ -144,8 +144,9 @@ _Task = Callable[[], tuple[str, int, int]]  # → entry's key, zeros in it, chun
 def _tasks(place: Objects, blueprint: Blueprint) -> Iterator[_Task]:
     header = blueprint.header
     for block in range(header.blocks):
-        yield partial(_digests, place, blueprint, block)
-        for entry in blueprint.entries:
+        if block in blueprint.blocks_of():
+            yield partial(_digests, place, blueprint, block)
+        for entry in (entry for entry in blueprint.entries if block in blueprint.blocks_of(entry.key)):
             yield partial(_labels, place, blueprint, entry, block)
             for draw in range(header.draws):
                 yield partial(_rows, place, blueprint, entry, draw, block)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,7 +113,8 @@ def agreements(
     check_models(loaded, dataset, device=device)
     if len(dataset) < header.n:
         raise InputError(f"expected all {header.n} images to compute some anew, got {len(dataset)}; leave out --limit")
-    chosen = numpy_generator("recompute", seed).choice(header.n, min(count, header.n), replace=False)
+    known = _examples(place, blueprint, models)
+    chosen = numpy_generator("recompute", seed).choice(known, min(count, len(known)), replace=False)
     same, values = Counter[str](), Counter[str]()
     batches = _batches(blueprint, sorted(int(e) for e in chosen))
     with progress_bar(f"recompute {place.name}", total=len(batches) * len(loaded), unit="batches") as advance:
@@ -147,6 +148,18 @@ def agreements(
                 "are not of this model, or this hardware computes otherwise: then see --tolerance"
             )
     return found
+
+
+def _examples(place: Objects, blueprint: Blueprint, models: Collection[str]) -> npt.NDArray[np.int64]:
+    """Those of which all entries of these sources are here."""
+    header = blueprint.header
+    every = np.arange(header.n)
+    common = blueprint.blocks_of().intersection(
+        *(blueprint.blocks_of(entry.key) for entry in blueprint.entries if entry.source in models)
+    )
+    if not common:
+        raise InputError(f"{place}: expected a block that all entries of {', '.join(models)} have, found none")
+    return every[np.isin(every // header.block, sorted(common))]
 
 
 def _batches(blueprint: Blueprint, examples: Iterable[int]) -> dict[tuple[int, int], list[int]]:

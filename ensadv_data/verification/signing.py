@@ -12,6 +12,7 @@ from ensadv_data.manifest import parse_manifest
 from ensadv_data.objects import Objects
 from ensadv_data.signature import PublicKey, load_key, opened, sealed
 from ensadv_data.statement import Predicate, make_statement, parse_statement
+from ensadv_data.store import read_part
 from ensadv_data.trust import ENVELOPE_NAME
 from ensadv_data.untrusted import ENVELOPE, MANIFEST
 from ensadv_data.verification.checks import Line, proved_contents
@@ -66,6 +67,8 @@ def sign_store(
         raw = place.read_at_most("manifest.json", MANIFEST.size)
     except FileNotFoundError:
         raise InputError(f"expected a finished store at {place}, found no manifest.json") from None
+    if read_part(place, raw) is not None:
+        raise InputError(f"expected a whole store at {place}, found a part of one; pull the rest of it first")
     before = _before(place, public, name)
     if version is not None and before is not None and version <= before.version:
         raise InputError(f"version: expected more than {before.version}, which {place} has already, got {version}")

@@ -129,7 +129,7 @@ def read_trust(path: Path | None = None, *, apart: Objects | None = None) -> Tru
         texts = section.get("keys") if isinstance(section, dict) and section.keys() == {"keys"} else None
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise InputError(f'{path}: expected keys = ["ed25519:…"] and nothing else in the section [{team}]')
-        for key in map(PublicKey.parse, texts):
+        for key in (_parsed(text, f"{path}: [{team}]") for text in texts):
             if teams.setdefault(key.keyid, team) != team:
                 raise InputError(
                     f"{path}: expected a key in one section, found {key} in [{teams[key.keyid]}] and [{team}]"
@@ -138,6 +138,13 @@ def read_trust(path: Path | None = None, *, apart: Objects | None = None) -> Tru
     if not keys:
         raise InputError(f'{path}: expected a section [TEAM] with keys = ["ed25519:…"], found none')
     return Trust(path, keys, teams)
+
+
+def _parsed(text: str, where: str) -> PublicKey:
+    try:
+        return PublicKey.parse(text)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def checked_signature(envelope: bytes, manifest: bytes, trust: Trust, *, where: str) -> Signed:

@@ -173,6 +173,17 @@ def test_nothing_at_all_is_bad_input(tmp_path, capsys):
     assert (code, "expected a finished store" in err) == (3, True)
 
 
+def test_a_name_that_is_none_is_said_in_the_letters_that_it_may_have(world, copy, capsys):
+    code, _, err = called(capsys, "sign", copy, "--key", world.folder / "a.key", "--name", "a b")
+    assert (code, "expected 1 to 100 letters, digits, '.', '_' and '-'" in err, "got 'a b'" in err) == (3, True, True)
+
+
+def test_a_key_of_a_trust_file_that_is_none_is_said_with_its_team(world, tmp_path, capsys):
+    (tmp_path / "trust.toml").write_text('[team-a]\nkeys = ["ssh-ed25519 AAAA"]')
+    code, _, err = called(capsys, "verify", world.store, "--trust", tmp_path / "trust.toml")
+    assert (code, f"{tmp_path / 'trust.toml'}: [team-a]: expected a public key ed25519:BASE64" in err) == (3, True)
+
+
 def test_a_damaged_store_is_not_signed(world, copy, capsys):
     before = (copy / ENVELOPE_NAME).read_bytes()
     words = ("sign", copy, "--key", world.folder / "a.key", "--name", NAME)
@@ -335,6 +346,7 @@ def test_a_part_of_blocks_is_verified_as_far_as_it_is_there(world, tmp_path):
     assert "2 of the entries are here: c/fgsm, d/r-fgsm" in said
     assert "3 of 5 blocks of c/fgsm are here; its zeros are not counted" in said
     assert "2 of 5 blocks of d/r-fgsm are here; its zeros are not counted" in said
+    assert "directions are in {-1, 0, 1}, deltas within epsilon, padding empty" in said
     assert f"{len(keys)} SHA-256 are those of the manifest" in said
     assert f"all {4 * block_size(LIMIT, 784)} images of mnist-mini/train are those of the store" in said
     assert [line.check for line in lines].count("recompute") == 4

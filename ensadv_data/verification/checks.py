@@ -156,7 +156,8 @@ def proved_contents(place: Objects, raw: bytes, signed: Signed | None) -> Genera
     yield Line("structure", f"{count} Zarr documents say what follows from the manifest: v3, integers, known codecs")
     chunks = check_chunks(place, blueprint)
     yield Line("digests", f"{chunks:,} SHA-256 are those of the manifest")
-    yield Line("bounds", "directions are in {-1, 0, 1}, deltas within epsilon, zeros as counted, padding empty")
+    counted = "zeros as counted, " if blueprint.here is None else ""
+    yield Line("bounds", f"directions are in {{-1, 0, 1}}, deltas within epsilon, {counted}padding empty")
     return blueprint
 
 

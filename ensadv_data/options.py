@@ -26,6 +26,7 @@ __all__ = [
     "named",
     "optional_data",
     "read_bytes",
+    "read_pairs",
     "seed_option",
     "shared_work",
 ]
@@ -98,6 +99,16 @@ STORE = _StorePlace()  # a path, or the URL of an object store
 def read_bytes(context: click.Context, parameter: click.Parameter, size: str) -> int:
     """A size in bytes, with a unit or without."""
     return parse_bytes(size, name=parameter.opts[0].removeprefix("--"))
+
+
+def read_pairs(context: click.Context, parameter: click.Parameter, pairs: Sequence[str]) -> dict[str, str]:
+    """NAME=TEXT, each name once."""
+    found = dict[str, str]()
+    for name, equals, text in (pair.partition("=") for pair in pairs):
+        if not (name and text) or name in found:
+            raise click.BadParameter(f"expected NAME=TEXT with a name of its own, got {name + equals + text!r}")
+        found[name] = text
+    return found
 
 
 device_option = click.option("--device", default="cpu", show_default=True, callback=_device, help="cpu or cuda.")

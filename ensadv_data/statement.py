@@ -5,7 +5,7 @@ Authorship is here and not in the manifest, so that equal stores keep equal mani
     _type          https://in-toto.io/Statement/v1
     subject        [{"name": NAME, "digest": {"sha256": SHA-256 of manifest.json}}]
     predicateType  urn:ensadv-data:store:1
-    predicate      store (its digest), name, version, created, expires, creator, licence, citation
+    predicate      store (its digest), name, version, created, expires, creator, licence, citation, model_licences
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class Predicate(_Part):
     creator: Text = ""
     licence: Text = ""
     citation: Text = ""
+    model_licences: dict[Text, Text] = Field(default={}, max_length=1000)  # by source
 
 
 class Statement(_Part):

@@ -186,6 +186,7 @@ REVIEWED = {
         "--creator": "",
         "--licence": "",
         "--citation": "",
+        "--model-licence": (),
     },
     "train": {
         **DATA,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import json
@@ -22,7 +23,7 @@ import pytest
 from ensadv_data.__main__ import main
 from ensadv_data.compression import zstd_encode
 from ensadv_data.errors import InputError, IntegrityError, UnknownNameError
-from ensadv_data.manifest import Manifest
+from ensadv_data.manifest import Manifest, read_manifest
 from ensadv_data.models import build_model, save_model
 from ensadv_data.objects import Folder, objects_at
 from ensadv_data.precompute import precompute_store
@@ -116,6 +117,24 @@ def test_keygen_sign_and_verify(world, copy, tmp_path, capsys):
     assert "all 5 images of mnist-mini/train are those of the store" in out
     assert "1 Zarr" not in out
     assert "nothing else" in out
+
+
+def test_licences_of_static_models_are_signed_and_on_the_card(world, copy, capsys):
+    words = ("sign", copy, "--key", world.folder / "a.key", "--name", NAME, "--model-licence")
+    source = read_manifest(copy).sources[0].name
+    code, _, err = called(capsys, *words, "nobody=MIT")
+    assert (code, "source in" in err, source in err) == (3, True, True)
+    for wrong in ("MIT", "=MIT", f"{source}="):
+        code, _, err = called(capsys, *words, wrong)
+        assert (code, "expected NAME=TEXT" in err) == (2, True)
+    assert called(capsys, *words, f"{source}=MIT")[0] == 0
+    payload = base64.b64decode(json.loads((copy / ENVELOPE_NAME).read_bytes())["payload"])
+    assert json.loads(payload)["predicate"]["model_licences"] == {source: "MIT"}
+    assert called(capsys, "describe", copy)[0] == 0
+    row = next(line for line in (copy / "README.md").read_text().splitlines() if line.startswith(f"| `{source}` |"))
+    assert "| MIT |" in row
+    code, out, _ = called(capsys, "verify", copy, "--trust", world.folder / "trust.toml")
+    assert (code, NAME in out) == (0, True)
 
 
 def test_the_trust_file_of_the_user_is_found(world, state, capsys):

@@ -13,7 +13,7 @@ from ensadv_data.catalogue import read_catalogue, write_catalogue
 from ensadv_data.description import CARD, CROISSANT, write_description
 from ensadv_data.errors import IntegrityError
 from ensadv_data.objects import objects_at
-from ensadv_data.options import PATH, STORE, device_option, named, optional_data
+from ensadv_data.options import PATH, STORE, device_option, named, optional_data, read_pairs
 from ensadv_data.signature import make_key
 from ensadv_data.spec import DataSpec, checked
 from ensadv_data.terminal import print_check
@@ -46,6 +46,13 @@ def keygen(out: Path, name: str) -> None:
 @click.option("--creator", default="", help="Who made it.")
 @click.option("--licence", default="", help="Such as CC-BY-4.0.")
 @click.option("--citation", default="", help="How to cite it, one line.")
+@click.option(
+    "--model-licence",
+    "model_licences",
+    multiple=True,
+    callback=read_pairs,
+    help="Of a static model, SOURCE=LICENCE; may be repeated.",
+)
 def sign(
     store: Path | str,
     key: Path,
@@ -55,6 +62,7 @@ def sign(
     creator: str,
     licence: str,
     citation: str,
+    model_licences: dict[str, str],
 ) -> None:
     """Check the STORE and sign its manifest: a file manifest.sig.json beside it."""
     lines = sign_store(
@@ -66,6 +74,7 @@ def sign(
         creator=creator,
         licence=licence,
         citation=citation,
+        model_licences=model_licences,
     )
     for line in lines:
         print_check(*line)

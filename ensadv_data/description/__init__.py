@@ -87,6 +87,7 @@ def write_description(
         version=said.version if said else 1,
         created=moment(said.created) if said else date,
         expires=moment(said.expires) if said else date,
+        model_licences=said.model_licences if said else {},
         **{key: text if text is not None else getattr(said, key, "") for key, text in given.items()},
     ).predicate
     _check_free(place)

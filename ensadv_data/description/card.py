@@ -101,9 +101,10 @@ def _body(blueprint: Blueprint, about: Predicate, url: str) -> Iterator[str]:
     yield f"| version | {about.version}, of {about.created[:10]} |"
     for what, said in (("licence", about.licence), ("creator", about.creator), ("citation", about.citation)):
         yield f"| {what} | {_text(said) if said else 'not said'} |"
-    yield from ("", "| source | architecture | attack | serves | weights (SHA-256) |", "|---|---|---|---|---|")
+    yield from ("", "| source | architecture | attack | serves | licence | weights (SHA-256) |", f"|{6 * '---|'}")
     for entry in blueprint.entries:
-        cells = (_name(entry.source), _name(entry.architecture), _name(entry.attack), epsilons_of(entry))
+        licence = _text(about.model_licences.get(entry.source, "")) or "not said"
+        cells = (_name(entry.source), _name(entry.architecture), _name(entry.attack), epsilons_of(entry), licence)
         yield f"| {' | '.join(cells)} | `{entry.source_digest[:16]}` |"
     yield from ("", "## How to use it", "", "```sh")
     yield f"ensadv-data pull {shlex.quote(url)} --out {about.name}"

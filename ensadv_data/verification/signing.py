@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
-from ensadv_data.errors import InputError
+from ensadv_data.errors import InputError, UnknownNameError
 from ensadv_data.manifest import parse_manifest
 from ensadv_data.objects import Objects
 from ensadv_data.signature import PublicKey, load_key, opened, sealed
@@ -30,6 +31,7 @@ def sign_store(
     creator: str = "",
     licence: str = "",
     citation: str = "",
+    model_licences: Mapping[str, str] = MappingProxyType({}),
     now: datetime | None = None,
 ) -> Iterator[Line]:
     """Check what a store holds, then sign its manifest: a DSSE envelope beside it.
@@ -48,11 +50,15 @@ def sign_store(
         1 or more; unless given, one more than that of the envelope which is there, if it is of this key and name.
     creator, licence, citation
         What is said of it; one line each.
+    model_licences
+        Of static models, by source.
     now
         For tests; else the clock.
 
     Raises
     ------
+    UnknownNameError
+        A licence is for a source that the store has not.
     InputError
         There is no store, or no private key; a text is not as it should be; the version is not newer.
     IntegrityError
@@ -72,6 +78,10 @@ def sign_store(
     before = _before(place, public, name)
     if version is not None and before is not None and version <= before.version:
         raise InputError(f"version: expected more than {before.version}, which {place} has already, got {version}")
+    manifest = parse_manifest(raw, f"{place}/manifest.json")
+    sources = [source.name for source in manifest.sources]
+    if unknown := [name for name in model_licences if name not in sources]:
+        raise UnknownNameError(f"source in {place}", unknown[0], sources)
     now = now or datetime.now(UTC)
     try:
         expires = now + timedelta(days=days)
@@ -79,7 +89,7 @@ def sign_store(
         raise InputError(f"days: expected a date before the year 10000, got {days} days") from None
     statement = make_statement(
         hashlib.sha256(raw).hexdigest(),
-        store=parse_manifest(raw, f"{place}/manifest.json").digest,
+        store=manifest.digest,
         name=name,
         version=version or (1 if before is None else before.version + 1),
         created=now,
@@ -87,6 +97,7 @@ def sign_store(
         creator=creator,
         licence=licence,
         citation=citation,
+        model_licences=dict(model_licences),
     )
     yield from proved_contents(place, raw, None)
     place.write(ENVELOPE_NAME, sealed(statement.to_bytes(), private))

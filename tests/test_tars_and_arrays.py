@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import zarr
 
-from ensadv_data.data import Dataset, digest_examples, digest_of, open_dataset
+from ensadv_data.data import Dataset, digest_examples, digest_of, open_dataset, zarrays
 from ensadv_data.data.decoding import decode_image
 from ensadv_data.data.tars import samples_of
 from ensadv_data.errors import DataError, IntegrityError, QuantityError, UnknownNameError
@@ -162,6 +164,23 @@ def test_a_zarr_group_is_a_data_set(tmp_path):
     assert limited.labels().tolist() == data.labels()[:3].tolist() == [1, 2, 3]
     with pytest.raises(QuantityError):
         limited.read(np.array([3]))
+
+
+def test_many_threads_find_the_digests_of_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(zarrays, "_ROWS", 3)
+    pixels = write_group(tmp_path / "arrays" / "train", 50)["images"][:]
+    asked = set()
+    read = zarrays.ZarrImages._images
+
+    def noted(self: zarrays.ZarrImages, rows: np.ndarray) -> np.ndarray:
+        asked.add(threading.get_ident())
+        time.sleep(0.01)
+        return read(self, rows)
+
+    monkeypatch.setattr(zarrays.ZarrImages, "_images", noted)
+    data = open_dataset(f"zarr:{tmp_path}/arrays", "train", data_dir=tmp_path / "index", threads=3)
+    assert data.example_digests().tolist() == digest_examples(pixels).tolist()
+    assert len(asked) == 3
 
 
 def test_changed_arrays_have_another_digest(tmp_path):

@@ -88,7 +88,7 @@ def open_dataset(
         Of images of one's own: how they become arrays of one size, also as a text, ``size=224,resize=256``; and whether
         bad ones are left out.
     threads
-        That decode; one a core unless given.
+        That decode, or digest arrays on the disk; one a core unless given.
 
     Returns
     -------
@@ -111,12 +111,12 @@ def open_dataset(
     if split not in SPLITS:
         raise UnknownNameError("split", split, SPLITS)
     kind, colon, place = name.partition(":")
+    threads = threads or available_cores()
     if colon and kind in _LISTED and place:
         far = is_url(place)
         if far and kind not in _FAR:
             raise InputError(f"data: expected a path after {kind}:, got a URL, {place}; only wds: reads from one")
         root = place.rstrip("/") if far else Path(place).expanduser()
-        threads = threads or available_cores()
         return Photographs(
             _LISTED[kind](root, split, home=data_dir),
             parse_preprocess(preprocess) if isinstance(preprocess, str) else preprocess or PreprocessSpec(),
@@ -131,7 +131,7 @@ def open_dataset(
     if preprocess is not None or on_bad_image != "fail":
         raise InputError(f"preprocess, on_bad_image: expected encoded images, {', '.join(PLACES[:-1])}, got {name}")
     if colon and kind == "zarr" and place:
-        return open_zarr(Path(place).expanduser(), split, home=data_dir, limit=limit)
+        return open_zarr(Path(place).expanduser(), split, home=data_dir, threads=threads, limit=limit)
     if name not in DATASETS:
         raise UnknownNameError("data set", name, (*DATASETS, *PLACES))
     source = SOURCES[name]

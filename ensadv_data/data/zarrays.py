@@ -18,6 +18,7 @@ import zarr
 from ensadv_data.data.checking import check_images
 from ensadv_data.data.dataset import digest_examples, digest_of, require_limit, require_rows
 from ensadv_data.data.listing import find_split, index_path, split_folder
+from ensadv_data.data.photographs import mapped
 from ensadv_data.data.tables import Table
 from ensadv_data.errors import DataError
 
@@ -40,6 +41,7 @@ class ZarrImages:
     classes: int = field(kw_only=True)
     files: Path = field(kw_only=True)  # of the split
     home: Path | None = field(kw_only=True, default=None)
+    threads: int = field(kw_only=True, default=1)  # that digest
     limit: int | None = field(kw_only=True, default=None)
 
     def __post_init__(self) -> None:
@@ -88,10 +90,13 @@ class ZarrImages:
 
     @cached_property
     def _checked(self) -> Table:
+        def digests(rows: Sequence[int]) -> npt.NDArray[np.uint64]:
+            return digest_examples(self._images(np.array(rows, np.int64)))
+
         def found(rows: Sequence[int]) -> Iterator[tuple[int, str]]:
-            for start in range(0, len(rows), _ROWS):
-                images = self._images(np.array(rows[start : start + _ROWS], np.int64))
-                yield from ((int(digest), "") for digest in digest_examples(images))
+            parts = [rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS)]
+            for part in mapped(digests, parts, threads=self.threads):
+                yield from ((int(digest), "") for digest in part)
 
         what, place = f"{self.name.partition(':')[2]}-{self.split}", str(self.files.resolve())
         path = index_path(self.home, what, "zarr", place).with_suffix(".checked")
@@ -99,13 +104,17 @@ class ZarrImages:
         return check_images(path, len(self.labels_N), found, listing=_state(self.files), title=title)
 
 
-def open_zarr(root: Path, split: str, *, home: Path | None = None, limit: int | None = None) -> ZarrImages:
+def open_zarr(
+    root: Path, split: str, *, home: Path | None = None, threads: int = 1, limit: int | None = None
+) -> ZarrImages:
     """Open the arrays of a split.
 
     Parameters
     ----------
     home
         Folder in which the digests are kept; this user's cache unless given.
+    threads
+        That read images for their digests.
 
     Raises
     ------
@@ -126,6 +135,7 @@ def open_zarr(root: Path, split: str, *, home: Path | None = None, limit: int | 
         classes=highest + 1,
         files=folder,
         home=home,
+        threads=threads,
         limit=limit,
     )
 

@@ -32,6 +32,8 @@ _ATTEMPTS = 5  # at a request whose answer was cut short; the client retries err
 # The first is of a whole request: a chunk has 32 MiB.
 _OPTIONS = {"timeout": timedelta(minutes=10), "connect_timeout": timedelta(seconds=10)}
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "GOOGLE_BASE_URL")
+# Where a machine of a cloud asks for its role's credentials; that is done where the environment has none.
+_ROLES = ("/latest/api/token", "/latest/meta-data/", "/computeMetadata/", "/metadata/identity/")
 _RETRY: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
 
 
@@ -165,6 +167,11 @@ class Bucket(Far):
                 "that may?"
             ) from None
         except BaseError as error:
+            if any(path in str(error) for path in _ROLES):
+                raise kind(
+                    f"cannot {what} {where}: expected credentials in the environment (AWS_ACCESS_KEY_ID and its like), "
+                    "or a role of this machine, found neither; set them"
+                ) from None
             if not is_last:
                 raise
             if "NoSuchBucket" in str(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from ensadv_data.spec import PrecomputeSpec
 from everywhere import DATA, by_hand, same, spec_in
 from laws import wait_until
 from s3 import BUCKET, s3_server
+
+CLUSTER_PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,39 @@ def test_no_worker_is_said_with_the_command_that_starts_one(tmp_path, spec):
         said = rf"at least one worker at {address}, found none for 2 s.*dask worker tcp"
         with pytest.raises(Interrupted, match=said):
             precompute_store(spec, DATA, tmp_path / "s", scheduler=address, patience=2)
+
+
+_SRUN = """#!/bin/bash
+while [[ "$1" == --* ]]; do shift; done
+if [[ "$1 $2" == "dask scheduler" ]]; then set -- "$@" --host 127.0.0.1; fi
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(not CLUSTER_PAGE.exists(), reason="installed without the repository around it")
+def test_the_job_of_the_cluster_page_goes_on_when_it_is_requeued(tmp_path, spec):
+    """A requeued job has its old number, and may find the address of a scheduler that was killed."""
+    (script,) = re.findall(r"```bash\n(.*?)```", CLUSTER_PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "srun").write_text(_SRUN)
+    (programs / "srun").chmod(0o755)
+    (reference,) = list(spec.models.values())[:1]
+    (tmp_path / "c.safetensors").write_bytes(Path(reference).read_bytes())
+    (tmp_path / "scheduler-7.json").write_text('{"address": "tcp://127.0.0.1:1"}')
+    (tmp_path / "job.sh").write_text(script.replace("--data mnist", "--data mnist-mini --limit 64"))
+    path = os.pathsep.join((str(programs), str(Path(sys.executable).parent), os.environ["PATH"]))
+    about = {"PATH": path, "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7"}
+    job = subprocess.Popen(
+        ["bash", "job.sh"], cwd=tmp_path, env=os.environ | about, start_new_session=True, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert job.wait(300) == 0
+    finally:
+        os.killpg(job.pid, signal.SIGKILL)  # as SLURM does with what is left of a job
+        job.communicate()
+    assert (tmp_path / "shards" / "manifest.json").exists()
 
 
 def test_a_worker_that_joins_late_is_put_to_work(tmp_path, spec, digest):

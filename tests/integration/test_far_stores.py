@@ -327,6 +327,18 @@ def test_a_bucket_that_does_not_exist_is_to_be_made_first(server, spec):
         precompute_store(spec, DATA, "s3://no-such-bucket/s", workers=0)
 
 
+def test_an_environment_without_credentials_is_told_which_it_needs(server, spec, monkeypatch):
+    """And once: nobody is asked again and again for what is not there."""
+    for name in CREDENTIALS:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("ensadv_data.objects.bucket._RETRY", {"max_retries": 0})
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{port}")
+    with pytest.raises(InputError, match=r"s3://shards/s: expected credentials in the environment \(AWS_ACCESS_KEY_ID"):
+        precompute_store(spec, DATA, f"s3://{BUCKET}/s", workers=0)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_server_that_never_answers_can_be_given_up(server, monkeypatch, sent):
     with socket.create_server(("127.0.0.1", 0)) as deaf:

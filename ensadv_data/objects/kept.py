@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ensadv_data.errors import ChunkError
+from ensadv_data.errors import ChunkError, OutputError
 from ensadv_data.files import naming_trouble, write_atomic
 from ensadv_data.objects.base import Objects, Part
 
@@ -34,7 +34,7 @@ class Shelf:
     Parameters
     ----------
     folder
-        Where; made when the first copy comes.
+        Where; made when the first store wants it.
     limit
         Bytes. One object is kept even where it is larger.
     """
@@ -43,6 +43,20 @@ class Shelf:
         self.folder, self.limit = folder, limit
         self.promised = 0  # bytes of the stores of this process that fit as a whole
         self._lock, self._held = threading.Lock(), -1  # -1: not looked at yet
+
+    def prepare(self) -> None:
+        """Make the folder, before anything is fetched for it.
+
+        Raises
+        ------
+        OutputError
+            A file is in its place, or none can be made there.
+        """
+        try:
+            with naming_trouble(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:
+            raise OutputError(f"cannot write {self.folder}: no folder can be made there; choose another one") from None
 
     def promise(self, size: int) -> bool:
         """Whether a store of so many bytes fits beside those that were promised room before."""
@@ -115,6 +129,8 @@ class Kept(Objects):
     ------
     ValueError
         A digest is none.
+    OutputError
+        The shelf's folder cannot be made.
     """
 
     is_local = False
@@ -122,6 +138,7 @@ class Kept(Objects):
     def __init__(self, far: Objects, shelf: Shelf, known: Mapping[str, tuple[int, str]]) -> None:
         for digest in (digest for _, digest in known.values() if not _DIGEST.fullmatch(digest)):
             raise ValueError(f"expected a SHA-256, got {digest[:80]!r}")  # it becomes the name of a file
+        shelf.prepare()
         self.far, self.name = far, far.name
         self._shelf, self._known = shelf, known
         self.is_mapped = shelf.promise(sum(size for size, _ in known.values()))

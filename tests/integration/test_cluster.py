@@ -230,6 +230,16 @@ def test_each_gpu_has_a_worker_of_its_own():
     assert sorted(number for number, _ in places) == ["0", "1"]
 
 
+def test_the_dashboard_is_told_where_bokeh_is(crew, monkeypatch):
+    said: list[str] = []
+    address = crew.scheduler.address
+    monkeypatch.setattr(distributed.Client, "dashboard_link", "http://127.0.0.1:8787/status")
+    for bokeh, lines in ((None, []), (object(), ["dashboard: http://127.0.0.1:8787/status"])):
+        monkeypatch.setattr("ensadv_data.cluster.find_spec", {"bokeh": bokeh}.get)
+        with connected(Crew(scheduler=address), say=said.append):
+            assert said == lines
+
+
 def test_gpus_want_a_device(tmp_path, spec):
     with pytest.raises(InputError, match="gpus: expected device = cuda beside it, got cpu"):
         precompute_store(spec, DATA, tmp_path / "s", gpus=2)

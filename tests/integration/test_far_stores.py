@@ -210,6 +210,14 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path, far, near):
     assert not (tmp_path / "kept").exists()
 
 
+@pytest.mark.parametrize("place", ["a file", "a file/in", "/proc/ensadv-data"])
+def test_copies_without_a_folder_are_refused_before_training(tmp_path, far, place):
+    (tmp_path / "a file").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*; .*choose another"):
+        trained(far, tmp_path / "m.safetensors", cache=Cache(10**6, Shelf(tmp_path / place, 10**8)))
+    assert not (tmp_path / "m.jsonl").exists()
+
+
 def test_a_cache_that_would_fetch_chunks_again_and_again_is_refused(tmp_path, far):
     with pytest.raises(
         InputError, match=r"expected a global shuffle of s3://shards/team/store to fit in --cache-bytes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import signal
 import ssl
@@ -20,7 +21,7 @@ import dask
 import distributed
 from dask.utils import key_split
 
-from ensadv_data.errors import EnsadvError, InputError, Interrupted, OutputError
+from ensadv_data.errors import EnsadvError, InputError, Interrupted, OutputError, QuantityError
 from ensadv_data.memory import keep_freed_memory
 
 __all__ = ["HERE", "Crew", "Tls", "connected", "streamed"]
@@ -73,6 +74,11 @@ class Crew:
     listen: str = HERE
     tls: Tls | None = None
     patience: float = 120.0
+
+    def __post_init__(self) -> None:
+        """Refuse a patience that is none; raises QuantityError."""
+        if math.isnan(self.patience) or self.patience < 0:
+            raise QuantityError(f"expected a worker timeout of 0 seconds or more, got {self.patience:g}")
 
     @property
     def resources(self) -> dict[str, float]:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ensadv_data.cluster import Crew, Tls, connected, streamed
-from ensadv_data.errors import EnsadvError, InputError, Interrupted
+from ensadv_data.errors import EnsadvError, InputError, Interrupted, QuantityError
 from ensadv_data.precompute import precompute_store
 from ensadv_data.spec import PrecomputeSpec
 from everywhere import DATA, by_hand, same, spec_in
@@ -238,6 +238,13 @@ def test_the_dashboard_is_told_where_bokeh_is(crew, monkeypatch):
         monkeypatch.setattr("ensadv_data.cluster.find_spec", {"bokeh": bokeh}.get)
         with connected(Crew(scheduler=address), say=said.append):
             assert said == lines
+
+
+@pytest.mark.parametrize("patience", [-1.0, float("nan")])
+def test_a_patience_that_never_ends_or_never_begins_is_refused(patience):
+    """A NaN is never exceeded."""
+    with pytest.raises(QuantityError, match=r"expected a worker timeout of 0 seconds or more, got (-1|nan)"):
+        Crew(patience=patience)
 
 
 def test_gpus_want_a_device(tmp_path, spec):

@@ -130,6 +130,15 @@ def _signed(found: Found) -> list[list[str]]:
     return [*_judged(what, rows, most=0), *_judged(f"{what}, same branches", same, most=0)]
 
 
+def _directed(found: Found) -> list[list[str]]:
+    if "directions" not in found:
+        return []
+    networks = found["directions"]["networks"]
+    what = f"the same of timm's networks, of {min(row['values'] for row in networks.values()):,}"
+    rows, same = ({a: float(row[key]) for a, row in networks.items()} for key in ("wrong", "same branches"))
+    return [*_judged(what, rows, most=0), *_judged(f"{what}, same branches", same, most=0)]
+
+
 def _pulled(found: Found) -> list[list[str]]:
     if "pull" not in found:
         return []
@@ -144,7 +153,7 @@ def _decoded(found: Found) -> list[list[str]]:
 
 
 PROMISES: list[Callable[[Found], list[list[str]]]] = [
-    _steps, _applied, _rows, _precomputed, _decoded, _sized, _grown, _signed, _pulled,
+    _steps, _applied, _rows, _precomputed, _decoded, _sized, _grown, _signed, _directed, _pulled,
 ]  # fmt: skip
 
 
@@ -367,6 +376,32 @@ def signed(found: Found) -> str:
     )
 
 
+def directed(found: Found) -> str:
+    """Wrong signs of large networks, and the branches that explain them."""
+    rows = [
+        [
+            name,
+            f"{100 * row['zeros']:.3g}%",
+            f"{row['wrong']:,}",
+            f"{row['turned']:,} of {row['branches']:,}",
+            f"{row['same branches']:,}",
+            f"{row['error']:.1e}",
+            f"{row['error, same branches']:.1e}",
+        ]
+        for name, row in found["networks"].items()
+    ]
+    values = next(iter(found["networks"].values()))["values"]
+    columns = ["", "zeros", "wrong signs", "branches turned", "wrong, same branches", "error", "error, same branches"]
+    return (
+        f"Networks of timm that are not trained, on {found['n']} photographs of {found['size']} pixels: {values:,} "
+        "values. *Branches turned*: of all ReLUs and cells of max-pools, those that go another way in float32 than in "
+        "float64, since what they are given ties to the last bits of float32. *Same branches*: beside a float64 that "
+        "goes float32's ways. *Error*: the largest of a gradient, over the median gradient that is not zero. One such "
+        "branch, somewhere deep, changes a little the gradient at many pixels, and the sign of those whose gradient "
+        "is small; nothing else does.\n\n" + table(columns, rows)
+    )
+
+
 def _share(row: Found, kind: str) -> str:
     wrong, values = sum(row[kind].values()), row["values_bfloat16" if "bfloat16" in kind else "values"]
     return f"{wrong:,} ({100 * wrong / values:.2g}%)"
@@ -528,6 +563,7 @@ SECTIONS: list[tuple[str, list[str], Callable[[Found], str]]] = [
     ("Compiled models", ["compiled"], compiled),
     ("Size", ["size"], sized),
     ("Precision", ["signs"], signed),
+    ("Precision of large networks", ["directions"], directed),
     ("Growth", ["growth", "growth-10M", "growth-wide"], grown),
     ("Many blocks", ["tasks"], tasks),
     ("Scale on paper", ["schedule"], paper),

@@ -37,6 +37,7 @@ LONGER = {  # by hand
     "cold": "cold.py",
     "compiled": "compiled.py --rounds 7",
     "decode": "decode.py",
+    "directions": "directions.py",
     "growth-10M": "growth.py --examples 1000000,10000000",
     "growth-wide": "growth.py --examples 20000,80000 --images photographs --steps 100",
     "pull": "pull.py --rounds 9",

@@ -47,7 +47,10 @@ def learnt(architecture: str, x: Tensor, y: Tensor, epochs: int) -> nn.Module:
 
 @contextlib.contextmanager
 def branches(module: nn.Module, taken: list[Tensor], *, replay: bool) -> Iterator[None]:
-    """Note which way the gradient goes at every ReLU and max-pool of a forward pass; or make one go the ways noted."""
+    """Note which way the gradient goes at every ReLU and max-pool of a forward pass; or make one go the ways noted.
+
+    A ReLU that works in place would leave nothing of what it was given; it does not meanwhile.
+    """
     ways = iter(taken)
 
     def at_relu(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
@@ -66,11 +69,16 @@ def branches(module: nn.Module, taken: list[Tensor], *, replay: bool) -> Iterato
 
     kinds: dict[type[nn.Module], Callable[..., Tensor | None]] = {nn.ReLU: at_relu, nn.MaxPool2d: at_pool}
     hooks = [layer.register_forward_hook(kinds[type(layer)]) for layer in module.modules() if type(layer) in kinds]
+    in_place = [layer for layer in module.modules() if isinstance(layer, nn.ReLU) and layer.inplace]
+    for layer in in_place:
+        layer.inplace = False
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+        for layer in in_place:
+            layer.inplace = True
 
 
 def gradient(module: nn.Module, x: Tensor, loss: str, dtype: torch.dtype, taken: list[Tensor] | None = None) -> Tensor:

@@ -125,6 +125,29 @@ def test_signs_of_float32_are_those_of_float64(run):
     assert found["ce, float32"]["opposite"] + found["ce, float32"]["lost"] > 0
 
 
+def test_signs_of_a_network_are_wrong_by_its_branches_alone(run, monkeypatch):
+    found = run("directions.py", "--networks", "resnet18", "--size", "48")["networks"]["resnet18"]
+    assert found["values"] == 2 * 3 * 48 * 48
+    assert found["same branches"] == 0
+    assert found["branches"] > 100_000
+    assert (found["turned"] == 0) <= (found["wrong"] == 0), "nothing else turns a sign"
+    monkeypatch.syspath_prepend(str(FOLDER))
+    assert "| resnet18 |" in importlib.import_module("page").directed(
+        {"n": 2, "size": 48, "networks": {"resnet18": found}}
+    )
+
+
+def test_a_relu_in_place_is_in_place_again(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    signs, layer = importlib.import_module("signs"), torch.nn.ReLU(inplace=True)
+    taken: list[torch.Tensor] = []
+    with signs.branches(layer, taken, replay=False):
+        layer(torch.tensor([-1.0, 2.0]))
+    with signs.branches(layer, [~taken[0]], replay=True):
+        assert layer(torch.tensor([-1.0, 2.0])).tolist() == [-1, 0], "the other way, with what it was given"
+    assert layer.inplace
+
+
 def test_a_gradient_goes_the_ways_that_were_noted(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     signs = importlib.import_module("signs")

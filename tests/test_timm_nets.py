@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -23,6 +25,7 @@ from ensadv_data.spec import PreprocessSpec
 from photographs import cut_photographs
 
 timm = pytest.importorskip("timm")
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 NET = "test_resnet"  # timm's own, for tests: a convolutional net with batch normalisation, 160×160
 
 
@@ -189,8 +192,23 @@ def test_a_net_of_timm_is_built_for_the_images():
         check_model(fixed, images(32), classes=1000, device="cpu")
 
 
-@pytest.mark.parametrize("name", ["inception_v3", "inception_resnet_v2", "resnet50"])  # of the paper's Table 3
-def test_directions_of_the_papers_networks_are_those_of_float64(name, tmp_path_factory):
+NETWORKS = {  # of the paper's Table 3: the share of zeros in the gradient of an untrained one, at least and at most
+    "inception_v3": (0, 0.1),
+    "inception_v4": (0, 0.1),
+    "inception_resnet_v2": (0, 0.1),
+    "resnet50": (0.85, 1),
+    "resnet101": (0.85, 1),
+    "resnetv2_50": (0, 0.01),
+    "resnetv2_101": (0, 0.01),
+}
+
+
+@pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="an installation without the repository around it")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_directions_of_the_papers_networks_are_those_of_float64(name, tmp_path_factory, monkeypatch):
+    """To the last sign, where ReLUs and max-pools go the same ways; of millions a few do not (docs/performance.md)."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    branches = importlib.import_module("signs").branches
     photos = cut_photographs(tmp_path_factory.mktemp("two"), classes=2, train=1, test=0, side=96)
     how = PreprocessSpec(size=96)
     x = (
@@ -199,12 +217,22 @@ def test_directions_of_the_papers_networks_are_those_of_float64(name, tmp_path_f
     )
     model = load_model(f"timm:{name},classes=12").module.requires_grad_(False)
     y = torch.tensor([3, 8])
-    fast = input_gradient(model, x, y).sign()
-    exact = input_gradient(model.double(), x.double(), y).sign()
-    assert int((fast != exact).sum()) <= 10  # of 55,296: a ReLU or a maximum that float32 sees on its other side
-    assert torch.equal(fast == 0, exact == 0)  # zeros are of the network, not of rounding
-    share = float((fast == 0).double().mean())
-    assert share > 0.85 if name == "resnet50" else share < 0.1
+    single: list[torch.Tensor] = []
+    double: list[torch.Tensor] = []
+    with branches(model, single, replay=False):
+        fast = input_gradient(model, x, y).sign()
+    model = model.double()
+    with branches(model, double, replay=False):
+        exact = input_gradient(model, x.double(), y).sign()
+    with branches(model, single, replay=True):
+        same = input_gradient(model, x.double(), y).sign()
+    assert torch.equal(fast, same.float())
+    turned = sum(int((one != other).sum()) for one, other in zip(single, double, strict=True))
+    assert turned <= 1e-5 * sum(way.numel() for way in single)
+    assert int((fast != exact).sum()) <= x.numel() // 100 * (turned > 0)
+    assert torch.equal(fast == 0, exact == 0) or turned  # zeros are of the network, not of rounding
+    least, most = NETWORKS[name]
+    assert least <= float((fast == 0).double().mean()) <= most
 
 
 def run(*words: object) -> None:

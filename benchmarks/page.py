@@ -152,8 +152,15 @@ def _decoded(found: Found) -> list[list[str]]:
     return _judged("share of the time in decoding ÷ that of a bare loop", rows, least=0.85)
 
 
+def _planned(found: Found) -> list[list[str]]:
+    if "planned" not in found:
+        return []
+    ratio = found["planned"]["planned_over_real"]
+    return _judged("how far a plan's time is off", {"": abs(ratio - 1)}, most=0.3)
+
+
 PROMISES: list[Callable[[Found], list[list[str]]]] = [
-    _steps, _applied, _rows, _precomputed, _decoded, _sized, _grown, _signed, _directed, _pulled,
+    _steps, _applied, _rows, _precomputed, _decoded, _sized, _grown, _signed, _directed, _planned, _pulled,
 ]  # fmt: skip
 
 
@@ -446,6 +453,37 @@ def tasks(found: Found) -> str:
     )
 
 
+def planned(found: Found) -> str:
+    """A plan beside its run."""
+    rows = [
+        [
+            f"{stage['kind']} ({name})",
+            f"{stage['seconds']['planned']:,.0f}",
+            f"{stage['seconds']['real']:,.0f}",
+            f"{stage['planned_over_real']:.2f}",
+            _ends(stage["objects"]["planned"]),
+            f"{stage['objects']['real']:,}",
+            _ends(stage["bytes"]["planned"]),
+            f"{stage['bytes']['real']:,}",
+        ]
+        for name, stage in found["stages"].items()
+    ]
+    loads = found["load"]
+    columns = ["", "seconds planned", "real", "planned ÷ real", "objects planned", "real", "bytes planned", "real"]
+    return (
+        f"`ensadv-data plan` before, and `run` after, of {found['photographs']:,} photographs at {found['size']} "
+        f"pixels: {found['draws']} views of each under {found['network']}, which is not trained, by "
+        f"{found['workers']} workers; and an epoch of its training on them. The whole: "
+        f"{found['seconds']['planned']:,.0f} seconds planned, {found['seconds']['real']:,.0f} real, planned ÷ real "
+        f"{found['planned_over_real']:.2f}; the machine's load was {loads[0]:g} before and {loads[1]:g} after. What is "
+        "compressed lies between two ends.\n\n" + table(columns, rows)
+    )
+
+
+def _ends(span: Sequence[int]) -> str:
+    return f"{span[0]:,}" if span[0] == span[1] else f"{span[0]:,} … {span[1]:,}"
+
+
 def pulled(found: Found) -> str:
     """A store that is fetched."""
     rates = found["megabytes_a_second"]
@@ -566,6 +604,7 @@ SECTIONS: list[tuple[str, list[str], Callable[[Found], str]]] = [
     ("Precision of large networks", ["directions"], directed),
     ("Growth", ["growth", "growth-10M", "growth-wide"], grown),
     ("Many blocks", ["tasks"], tasks),
+    ("A plan and its run", ["planned"], planned),
     ("Scale on paper", ["schedule"], paper),
     ("A store that is pulled", ["pull"], pulled),
     ("Freed memory", ["memory"], kept),

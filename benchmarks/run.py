@@ -40,6 +40,7 @@ LONGER = {  # by hand
     "directions": "directions.py",
     "growth-10M": "growth.py --examples 1000000,10000000",
     "growth-wide": "growth.py --examples 20000,80000 --images photographs --steps 100",
+    "planned": "planned.py",
     "pull": "pull.py --rounds 9",
     "tasks": "tasks.py",
     "schedule": "schedule.py",

@@ -219,7 +219,9 @@ class _Planner:
         """Seconds of an image of a store; and how its planes compress, if all its sources are there already."""
         if not self.calibrate:
             return None, None
-        seconds = sum(self.trials.rows(spec, model) for model in models)
+        seconds, reading = sum(self.trials.rows(spec, model) for model in models), self.trials.reading()
+        on_cpu = spec.device == "cpu"  # a core decodes and computes; beside a device all cores decode
+        seconds = seconds + reading if on_cpu else max(seconds, reading / available_cores())
         if any(leaf in self.untrained for reference in spec.models.values() for leaf in leaves(reference)):
             return seconds, None
         sample: dict[str, float] = {}
@@ -241,6 +243,7 @@ class _Planner:
             computed = [(source, spec.static_perturbation, spec.static_mode) for source in static]
             computed += [(model, spec.online, spec.online_mode)] if spec.online else []
             step += sum(self._perturbation(spec, *one) for one in computed) / max(1, sources)
+            step = self._beside_reading(spec, step)
             steps = len(self.train) // spec.batch_size
             seconds = spec.epochs * steps * step
             if fixed:
@@ -264,6 +267,11 @@ class _Planner:
                     "bytes: make the store with zeros = fill, or give the training a window, or more room"
                 )
         return self._row(stage, seconds=seconds, objects=Span.exactly(1), bytes=Span.exactly(size), reading=reading)
+
+    def _beside_reading(self, spec: TrainSpec, step: float) -> float:
+        """Seconds of a step while the next ones are read, in threads, by the cores that it leaves."""
+        computing = step * (spec.threads or 1) if spec.device == "cpu" else 0
+        return max(step, (computing + spec.batch_size * self.trials.reading()) / available_cores())
 
     def _perturbation(self, spec: TrainSpec, model: Model, attack: AttackSpec, mode: str) -> float:
         return self.trials.perturbation(spec, model, attack, dropout=mode == "train")

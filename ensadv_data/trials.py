@@ -42,6 +42,7 @@ _SECONDS, _MOST = 0.5, 50  # what is short is measured again, for so long and so
 _WARM = 4  # images of the first, which is not measured
 _IMAGES = 128  # of an evaluation's batch, at most
 _SAMPLE = 512  # images whose planes are compressed, at most
+_READ = 256  # images that are read, at most
 
 
 @dataclass
@@ -67,6 +68,10 @@ class Trials:
 
         first = seconds(1)
         return first if spec.draws == 1 else first + (spec.draws - 1) * max(0.0, seconds(2) - first)
+
+    def reading(self) -> float:
+        """Seconds for which an image that is read keeps a core busy: decoding, mostly. Waiting is not among them."""
+        return self._once("reading", self._reading)
 
     def sample(self, spec: PrecomputeSpec, model: Model, header: Header) -> tuple[dict[str, float], float]:
         """Compressed bytes over raw ones of each array of a source that is compressed; and its seconds an image.
@@ -128,6 +133,13 @@ class Trials:
         if key not in self._found:
             self._found[key] = measure()
         return cast(T, self._found[key])
+
+    def _reading(self) -> float:
+        examples = np.linspace(0, len(self.data) - 1, min(_READ, len(self.data))).astype(np.int64)
+        self.data.read(examples[:_WARM])
+        began = time.process_time()
+        self.data.read(examples)
+        return (time.process_time() - began) / len(examples)
 
     def _rows(self, spec: PrecomputeSpec, model: Model, draws: int) -> float:
         spec, device = spec.model_copy(update={"draws": draws}), torch.device(spec.device)

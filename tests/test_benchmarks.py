@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ensadv_data import pipeline
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="an installation without the repository around it")
 
@@ -123,6 +125,23 @@ def test_signs_of_float32_are_those_of_float64(run):
     assert found["margin, float32, same branches"]["wrong"] == 0
     assert found["margin, bfloat16"]["opposite"] > 0
     assert found["ce, float32"]["opposite"] + found["ce, float32"]["lost"] > 0
+
+
+def test_a_plan_is_compared_with_its_run(run, monkeypatch, without_fsync):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr("ensadv_data.trials._SECONDS", 0.0)
+    monkeypatch.setattr("ensadv_data.pipeline.available_cores", lambda: 1)  # stages in this process
+    real = pipeline.precompute_store
+    monkeypatch.setattr(pipeline, "precompute_store", lambda *args, workers: real(*args, workers=0))
+    words = ("--network", "test_resnet", "--size", "40", "--photographs", "36", "--least", "0.01")
+    found = run("planned.py", *words)
+    assert list(found["stages"]) == ["store", "trained"]
+    for stage in found["stages"].values():
+        for what in ("objects", "bytes"):
+            least, most = stage[what]["planned"]
+            assert least <= stage[what]["real"] <= most
+        assert min(stage["seconds"].values()) > 0
+    assert "| precompute (store) |" in importlib.import_module("page").planned(found)
 
 
 def test_signs_of_a_network_are_wrong_by_its_branches_alone(run, monkeypatch):

@@ -15,8 +15,9 @@ from ensadv_data.models import Model, build_model
 from ensadv_data.pipeline import run_recipe
 from ensadv_data.planning import plan_recipe
 from ensadv_data.recipe import Recipe, read_recipe
-from ensadv_data.spec import AttackSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, TrainSpec
+from ensadv_data.spec import AttackSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, PreprocessSpec, TrainSpec
 from ensadv_data.trials import Trials
+from photographs import cut_photographs
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 
@@ -160,6 +161,9 @@ def test_everything_is_measured(before):
 class Known(Trials):
     """Seconds that somebody knows."""
 
+    def reading(self) -> float:
+        return 0.0
+
     def rows(self, spec: PrecomputeSpec, model) -> float:
         return 0.5 * spec.draws
 
@@ -192,6 +196,29 @@ def test_seconds_are_counted_from_the_batches(known):
     # two targets: clean, FGSM and R+FGSM; one source: its own check, FGSM, and both targets on it
     assert seconds["result"] == pytest.approx(50 * (2 * (3 * 0.1 + 2 * 0.3) + 0.1 + 0.3 + 2 * 0.1))
     assert seconds["found"] == 7
+
+
+@pytest.mark.parametrize(("device", "cores"), [("cpu", 1), ("cpu", 8), ("meta", 4)])
+def test_reading_takes_a_core(recipe, tmp_path, monkeypatch, device, cores):
+    """A worker on the CPU reads and computes in turn; beside a device, and beside training, other cores read ahead."""
+
+    class Slow(Known):
+        def reading(self) -> float:
+            return 3.0
+
+    monkeypatch.setattr(planning, "Trials", Slow)
+    monkeypatch.setattr(planning, "available_cores", lambda: cores)
+    monkeypatch.setattr(planning, "check_device", lambda name: None)
+    monkeypatch.setattr(planning._Planner, "_models", _on_cpu(planning._Planner._models))
+    stages = by_name(plan_recipe(recipe, tmp_path / "out", workers=3, device=device).to_json())
+    image = 0.5 * 2 * 2 + 3 if device == "cpu" else max(0.5 * 2 * 2, 3 / cores)
+    assert stages["shards"]["seconds"] == pytest.approx(6 * 10 * image)
+    step = max(2, ((2 if device == "cpu" else 0) + 32 * 3) / cores)
+    assert stages["one"]["seconds"] == pytest.approx(5 * step)
+
+
+def _on_cpu(models):
+    return lambda self, named, data, device: models(self, named, data, "cpu")
 
 
 def test_money_is_for_the_hours_in_which_workers_are_there(known):
@@ -270,6 +297,13 @@ def test_each_kind_of_work_is_measured_once(monkeypatch):
     monkeypatch.setattr("ensadv_data.trials._timed", lambda *args, **words: 1e9)
     assert trials.rows(spec, replace(model, name="other")) == first
     assert trials.rows(spec.model_copy(update={"batch_size": 32}), model) > 1e6
+
+
+def test_decoding_is_measured_as_reading(tmp_path):
+    photos = cut_photographs(tmp_path / "photos", classes=2, train=6, test=1, side=120)
+    how = {"data_dir": tmp_path / "index", "preprocess": PreprocessSpec(size=96)}
+    decoded = Trials(open_dataset(f"folder:{photos}", "train", **how)).reading()
+    assert decoded > 10 * Trials(open_dataset("mnist-mini", "train")).reading() > 0
 
 
 def test_a_plan_is_json(before):

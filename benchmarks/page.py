@@ -305,14 +305,21 @@ def decoded(found: Found) -> str:
     ]
     shares = [
         [
-            f"{name}, {cores}",
+            f"{name}, {place}",
             f"{about['images_a_second'][name]:,}",
             *(spread(about[which][name]) for which in DECODING),
         ]
-        for cores, about in (("a core more", found["a core more"]), ("one core", found["one core"]))
+        for place, about in (("a core more", found["a core more"]), ("one core", found["one core"]))
         for name in about["bare_over_it"]
     ]
     loads = [*found["a core more"]["load"], *found["one core"]["load"]]
+    cores = int(found["machine"].rpartition(", ")[2].split()[0])
+    shared = (
+        ": above its number of cores others wanted them too, and there was hardly a core more. The two shares do not "
+        "depend on that, the times do."
+        if max(loads) > 2 * cores
+        else "."
+    )
     columns = ["", "images a second", "share of the time in decoding", "of processor time", "bare ÷ it"]
     return (
         f"{found['images']:,} JPEGs of {found['size']} to {found['size'] * 3 // 2} pixels a side "
@@ -326,8 +333,7 @@ def decoded(found: Found) -> str:
         "had work (it ran, or waited for a core), over that share in the bare loop. *Of processor time*: the bare "
         "loop's over all of it; the rest is digests, floats, gradients, packing, writing. *Bare ÷ it*: of the times. "
         "*Later*: images are digested in the first epoch only. The machine's load was "
-        f"{min(loads):g} to {max(loads):g} meanwhile: above its number of cores others wanted them too, and there was "
-        "hardly a core more. The two shares do not depend on that, the times do.\n\n" + table(columns, shares)
+        f"{min(loads):g} to {max(loads):g} meanwhile{shared}\n\n" + table(columns, shares)
     )
 
 

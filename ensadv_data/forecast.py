@@ -106,7 +106,7 @@ class Plan:
             "bytes": size.to_json(),
             "seconds": round(sum(stage.seconds or 0 for stage in known), 3) if known else None,
             "worker_seconds": round(sum(stage.worker_seconds or 0 for stage in known), 3) if known else None,
-            "cost": None if self.price is None else round(sum(stage.cost or 0 for stage in known), 4),
+            "cost": None if self.price is None or not known else round(sum(stage.cost or 0 for stage in known), 4),
         }
         return {
             "kind": "plan",

@@ -7,7 +7,7 @@ training reads a store, the plan also tells after how many epochs that has cost 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from ensadv_data.checkpoint import record_of
 from ensadv_data.data import Dataset, Opened, open_data
 from ensadv_data.dist import available_cores, check_device
+from ensadv_data.errors import InputError
 from ensadv_data.evaluating import evaluation_bytes, evaluation_seconds, uncounted
 from ensadv_data.forecast import BreakEven, Plan, StagePlan
 from ensadv_data.models import Model, build_model, check_models, leaves, load_model, model_bytes
@@ -67,7 +68,8 @@ def plan_recipe(
     price
         Of an hour of one worker.
     calibrate
-        Whether to measure a few batches of each kind of work; else nothing is told of time.
+        Whether to measure a few batches of each kind of work; else nothing is told of time, and neither a device is
+        needed nor the hub.
 
     Raises
     ------
@@ -80,8 +82,8 @@ def plan_recipe(
     if device is not None:
         fields = {"device": device}
         stages = [replace(stage, spec=stage.spec and stage.spec.model_copy(update=fields)) for stage in stages]
-    for name in {getattr(stage.spec, "device", "cpu") for stage in stages}:
-        check_device(name)
+    if calibrate:
+        _check_devices({getattr(stage.spec, "device", "cpu") for stage in stages})
     planner = _Planner(recipe, out, workers or available_cores(), price, calibrate, finished_stages(recipe, out))
     with progress_bar(f"plan {recipe.name}", total=len(stages), unit="stages") as advance:
         for stage in stages:
@@ -95,6 +97,16 @@ def plan_recipe(
         price,
         tuple(dict.fromkeys(planner.notes)),
     )
+
+
+def _check_devices(names: Iterable[str]) -> None:
+    for name in names:
+        try:
+            check_device(name)
+        except InputError as error:
+            raise InputError(
+                f"{error}; plan where it will run, or with --device cpu, or with --no-calibrate for bytes alone"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -168,7 +180,9 @@ class _Planner:
             )
 
     def _models(self, named: Mapping[str, str], data: Dataset, device: str) -> list[Model]:
-        models = [load_model(reference, name=name, known=self.known) for name, reference in named.items()]
+        measured = self.calibrate  # else neither the device is needed, nor weights of the hub: their size is known
+        models = [load_model(reference, name=name, known=self.known, hub=measured) for name, reference in named.items()]
+        device = device if measured else "cpu"
         for model in models:
             model.module.to(device)
         check_models(models, data, device=device)

@@ -6,12 +6,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ensadv_data import pipeline, planning
 from ensadv_data.data import open_dataset
-from ensadv_data.errors import DataError, ModelError, OutputError
-from ensadv_data.models import Model, build_model
+from ensadv_data.errors import DataError, InputError, ModelError, OutputError
+from ensadv_data.models import Model, build_model, load_model
 from ensadv_data.pipeline import run_recipe
 from ensadv_data.planning import plan_recipe
 from ensadv_data.recipe import Recipe, read_recipe
@@ -219,6 +222,65 @@ def test_reading_takes_a_core(recipe, tmp_path, monkeypatch, device, cores):
 
 def _on_cpu(models):
     return lambda self, named, data, device: models(self, named, data, "cpu")
+
+
+HUB = """
+name = "hub"
+[data]
+data = "folder:{photos}"
+data_dir = "{index}"
+preprocess = "size=48"
+[precompute.shards.models]
+net = "timm:test_resnet.r160_in1k,weights=hub,resize=64"
+[precompute.shards]
+attacks = ["r-fgsm"]
+draws = 2
+device = "{device}"
+[train.ens]
+architecture = "D"
+shards = ["shards"]
+batch_size = 2
+device = "{device}"
+"""
+
+
+def test_bytes_alone_are_told_without_a_gpu_and_without_the_hub(tmp_path, monkeypatch):
+    weights = tmp_path / "hub.safetensors"
+    torch.manual_seed(4)
+    save_file(pytest.importorskip("timm").create_model("test_resnet", pretrained=False).state_dict(), weights)
+    cut_photographs(tmp_path / "photos", classes=2, train=4, test=1)
+    photos = with_a_thousand_classes(tmp_path / "photos")
+    path = tmp_path / "hub.toml"
+
+    def planned(device: str, hub, **options) -> dict:
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+        path.write_text(HUB.format(photos=photos, index=tmp_path / "index", device=device), encoding="utf-8")
+        return plan_recipe(read_recipe(path), tmp_path / "out", calibrate=False, **options).to_json()
+
+    def unreachable(repository, file):
+        raise AssertionError("the hub was asked")
+
+    told = planned("cuda", unreachable, price=2.0)
+    assert (told["totals"]["seconds"], told["totals"]["cost"]) == (None, None), "no time, and so no price"
+    monkeypatch.setattr(planning, "load_model", lambda *args, hub, **more: load_model(*args, **more))
+    real = planned("cpu", lambda repository, file: str(weights))
+    for stage, other in zip(told["stages"], real["stages"], strict=True):
+        assert stage["objects"] == other["objects"]
+        if stage["kind"] == "precompute":  # but for device and threads, in the root's attributes and in the manifest
+            longer = len("cuda") + len("null") - len("cpu") - len("1")
+            assert [end + 2 * longer for end in other["bytes"]] == stage["bytes"]
+    if not torch.cuda.is_available():
+        path.write_text(HUB.format(photos=photos, index=tmp_path / "index", device="cuda"), encoding="utf-8")
+        with pytest.raises(InputError, match=r"got 'cuda': .*; plan where it will run, or .*--no-calibrate"):
+            plan_recipe(read_recipe(path), tmp_path / "out")
+
+
+def with_a_thousand_classes(photos: Path) -> Path:
+    """The folder with as many classes as the network of the hub has; of most there is no image."""
+    for split in ("train", "test"):
+        for number in range(998):
+            (photos / split / f"none-{number:03d}").mkdir()
+    return photos
 
 
 def test_money_is_for_the_hours_in_which_workers_are_there(known):

@@ -40,7 +40,12 @@ class Model:
 
 
 def load_model(
-    reference: str, *, name: str | None = None, device: str = "cpu", known: Mapping[str, Model] | None = None
+    reference: str,
+    *,
+    name: str | None = None,
+    device: str = "cpu",
+    known: Mapping[str, Model] | None = None,
+    hub: bool = True,
 ) -> Model:
     """Load the model that ``reference`` names, in evaluation mode.
 
@@ -48,6 +53,9 @@ def load_model(
     ----------
     known
         Models that need not be loaded, by reference; also of the members of a composite.
+    hub
+        Whether weights that lie on the hub are asked for; else such a model is untrained, of the same size, with a
+        record of the same length.
 
     Raises
     ------
@@ -63,12 +71,12 @@ def load_model(
         return replace(known[reference], name=name or known[reference].name)
     composite, members = split(reference)
     if composite:
-        return _from_members(composite, members, reference, name=name or composite, device=device, known=known)
+        return _from_members(composite, members, reference, name=name or composite, device=device, known=known, hub=hub)
     kind, colon, rest = reference.partition(":")
     if colon and kind == "python":
         module, architecture = _from_python(rest), rest
     elif colon and kind == "timm":
-        module, architecture, record = _from_timm(rest)
+        module, architecture, record = _from_timm(rest, hub=hub)
     else:
         module, architecture, record = _from_file(Path(reference))
     return Model(
@@ -92,11 +100,18 @@ def load_models(roles: Sequence[Mapping[str, str]], *, device: str = "cpu") -> l
 
 
 def _from_members(
-    kind: str, references: list[str], whole: str, *, name: str, device: str, known: Mapping[str, Model] | None
+    kind: str,
+    references: list[str],
+    whole: str,
+    *,
+    name: str,
+    device: str,
+    known: Mapping[str, Model] | None,
+    hub: bool,
 ) -> Model:
     if not all(references):
         raise ModelError(f"expected {kind}:REF{'' if kind == 'binarised' else '+REF…'}, got {whole}")
-    members = [load_model(reference, device=device, known=known) for reference in references]
+    members = [load_model(reference, device=device, known=known, hub=hub) for reference in references]
     architectures = "+".join(member.architecture for member in members)
     return Model(
         name=name,
@@ -143,18 +158,21 @@ def _from_python(rest: str) -> nn.Module:
     return module
 
 
-def _from_timm(rest: str) -> tuple[nn.Module, str, Mapping[str, Any]]:
+def _from_timm(rest: str, *, hub: bool) -> tuple[nn.Module, str, Mapping[str, Any]]:
     asked = parse_timm(rest)
     module = build_timm(asked.name, shape=None, classes=asked.classes)
     config, record = timm_config(asked.name), dict[str, Any]()
     module.resize = asked.resize
     if asked.weights is not None:
-        path = weights_path(asked)
-        offset = {str(config.get("classifier")): int(config.get("label_offset") or 0)}
-        fill_weights(module.inner, path, architecture=f"timm:{asked.name}", first=offset)
+        sha256 = "0" * 64
+        if hub or asked.weights != HUB:
+            path = weights_path(asked)
+            offset = {str(config.get("classifier")): int(config.get("label_offset") or 0)}
+            fill_weights(module.inner, path, architecture=f"timm:{asked.name}", first=offset)
+            sha256 = sha256_of_file(path)
         size = tuple(config.get("input_size", ()))[1:]
         module.only = size if size and asked.resize is None and not asked.any_size else None
-        record = {"weights": HUB if asked.weights == HUB else "file", "sha256": sha256_of_file(path)}
+        record = {"weights": HUB if asked.weights == HUB else "file", "sha256": sha256}
     if asked.resize is not None:
         record["resize"] = f"bilinear to {asked.resize}×{asked.resize}, inside the model"
     return module, asked.architecture, record

@@ -19,7 +19,7 @@ from PIL import Image
 from ensadv_data.cli import cli
 from ensadv_data.data import Dataset, absolute_data, checking, digest_examples, digest_of, open_dataset
 from ensadv_data.data.decoding import BadImage, decode_image, decoder_record
-from ensadv_data.errors import DataError, InputError, IntegrityError, QuantityError, UnknownNameError
+from ensadv_data.errors import AlignmentError, DataError, InputError, IntegrityError, QuantityError, UnknownNameError
 from ensadv_data.manifest import read_manifest
 from ensadv_data.spec import DataSpec, PreprocessSpec, parse_preprocess
 from photographs import SAMPLES, cut_photographs
@@ -461,5 +461,9 @@ def test_the_chain_runs_on_a_folder(photos, tmp_path):
     )
     assert "worst" in out
     other = [*train, "--shards", tmp_path / "store", "--out", tmp_path / "u.safetensors", "--epsilon", "8/255"]
-    other[other.index("size=16")] = "size=16,resize=16"
-    assert CliRunner().invoke(cli, [str(word) for word in other]).exception.exit_code == 4
+    made = "it was made for folder:photos with --preprocess 'size=16,resize=18,interpolation=bicubic'"
+    for preprocess, error in (("size=16,resize=16", AlignmentError), ("size=24", InputError)):
+        other = [preprocess if word == "size=16" else word for word in (*train, "--shards", tmp_path / "store")]
+        other += ["--out", tmp_path / "u.safetensors", "--epsilon", "8/255"]
+        caught = CliRunner().invoke(cli, [str(word) for word in other]).exception
+        assert (type(caught), made in str(caught)) == (error, True), caught

@@ -64,4 +64,7 @@ def check_model(model: Model, images_NCHW: npt.NDArray[np.uint8], *, classes: in
     except ModelError as error:
         raise ModelError(f"{model.name}: {error}") from None
     if logits.shape[1] != classes:
-        raise ModelError(f"{model.name}: expected {classes} logits an image, got {logits.shape[1]}")
+        raise ModelError(
+            f"{model.name}: expected {classes} logits an image, got {logits.shape[1]}; the data set has {classes} "
+            "classes: name a model that was trained on them"
+        )

@@ -114,8 +114,19 @@ class Store:
         if self.header.shape != shape:
             raise InputError(
                 f"{self.place}: expected directions for images of shape {shape}, found {self.header.shape}; "
-                f"was the store made for {self.header.data} rather than {data}?"
+                + (self._prepared() or f"was the store made for {self.header.data} rather than {data}?")
             )
+
+    def _prepared(self) -> str:
+        """How the images were preprocessed that the store was made for; of images that need none, nothing."""
+        images = self.header.plan.get("images")
+        how = images.get("preprocess") if isinstance(images, dict) else None
+        if not isinstance(how, dict):
+            return ""
+        keys = ("size", "crop" if how.get("crop") == "squash" else "resize", "interpolation")
+        given = [f"{key}={how[key]}" for key in keys if key in how] + ["scaled=yes"] * (how.get("scaled") is True)
+        option = quoted(",".join(given))
+        return f"it was made for {self.header.data} with --preprocess {option}"
 
     def prove(self, found_N: U64, rows_N: I64) -> None:
         """Refuse images that are not those that the store was made for.
@@ -137,6 +148,7 @@ class Store:
                 f"{self.place}: example {rows_N[first]}: expected an image with digest {int(expected_N[first]):016x}, "
                 f"found {int(found_N[first]):016x}; the store was made for other images "
                 f"({about.data}/{about.split}, {about.n} of them)"
+                + (f"; {prepared}: are the files, and that, as they were?" if (prepared := self._prepared()) else "")
             )
 
     def example_digests(self) -> U64:

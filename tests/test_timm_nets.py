@@ -19,8 +19,9 @@ from ensadv_data.cli import cli
 from ensadv_data.data import open_dataset
 from ensadv_data.errors import IntegrityError, ModelError, QuantityError, UnknownNameError
 from ensadv_data.manifest import read_manifest
-from ensadv_data.models import build_model, check_model, load_model, outside_file, with_absolute_file
+from ensadv_data.models import build_model, check_model, leaves, load_model, outside_file, with_absolute_file
 from ensadv_data.models.timm_nets import parse_timm, timm_config
+from ensadv_data.recipe import packaged_recipe, read_recipe
 from ensadv_data.spec import PreprocessSpec
 from photographs import cut_photographs
 
@@ -173,6 +174,20 @@ def test_files_of_references_are_known(tmp_path, monkeypatch):
     assert with_absolute_file("timm:a,weights=w.st,resize=none") == f"timm:a,weights={tmp_path}/w.st,resize=none"
     assert with_absolute_file("w.safetensors") == f"{tmp_path}/w.safetensors"
     assert with_absolute_file("timm:a,weights=hub") == "timm:a,weights=hub"
+
+
+@pytest.mark.parametrize("name", ["inception-v3-ens3", "inception-v3-ens4", "inception-resnet-v2-ens"])
+def test_networks_of_the_papers_recipes_take_their_images(name):
+    """Weights for images of another size than the recipe's are told to resize them."""
+    recipe, asked = read_recipe(packaged_recipe(name)), set()
+    for stage in recipe.stages:
+        named = [getattr(stage.spec, "models", {}), *(stage.options.get(role, {}) for role in ("targets", "sources"))]
+        asked |= {leaf for references in named for reference in references.values() for leaf in leaves(reference)}
+    networks = [parse_timm(leaf.removeprefix("timm:")) for leaf in asked if leaf.startswith("timm:")]
+    assert len(networks) >= 5
+    for network in networks:
+        size = timm_config(network.name)["input_size"][1]
+        assert (network.weights, network.resize or recipe.data.preprocess.size) == ("hub", size), network
 
 
 def test_a_net_of_timm_is_built_for_the_images():

@@ -88,7 +88,7 @@ def main() -> None:
             files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
             stages[stage["name"]] = {
                 "kind": stage["kind"],
-                "seconds": {"planned": round(stage["seconds"], 1), "real": round(run.seconds, 1)},
+                "seconds": {"planned": stage["seconds"], "real": round(run.seconds, 3)},
                 "planned_over_real": round(stage["seconds"] / run.seconds, 3),
                 "objects": {"planned": stage["objects"], "real": len(files)},
                 "bytes": {
@@ -106,7 +106,7 @@ def main() -> None:
         "draws": draws,
         "workers": available_cores(),
         "load": [round(load, 1) for load in loads],
-        "seconds": {"planned": plan["totals"]["seconds"], "real": round(real, 1)},
+        "seconds": {"planned": plan["totals"]["seconds"], "real": round(real, 3)},
         "planned_over_real": round(plan["totals"]["seconds"] / real, 3),
         "stages": stages,
     }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -63,6 +66,31 @@ def test_ten_random_kills_leave_the_store_of_a_run_that_nobody_disturbed(tmp_pat
     found = kills.run(kills=10, seed=seed, folder=tmp_path)
     assert sum(found["killed"].values()) == 10
     assert found["seconds_to_resume"] <= 2
+
+
+CLOCK = """
+import time
+began, true, true_ns = time.monotonic(), time.time, time.time_ns
+late = lambda: time.monotonic() - began > 1.5  # while blocks are computed
+time.time = lambda: true() + {hours} * 3600 * late()
+time.time_ns = lambda: true_ns() + {hours} * 3600 * 10**9 * late()
+"""
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_changes_nothing(tmp_path, source, whole, monkeypatch, hours):
+    """In the client and in each worker, a moment after it began; what one process reads is set, not the machine's."""
+    (tmp_path / "sitecustomize.py").write_text(CLOCK.format(hours=hours))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    probe = "import time; time.sleep(1.6); print(time.time())"
+    told = float(subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True).stdout)
+    assert abs(told - time.time() - hours * 3600) < 60
+    process = start(source, tmp_path / "s", workers=2)
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    assert read_manifest(tmp_path / "s") == whole
+    for key, found in read_manifest(tmp_path / "s").objects.items():
+        assert hashlib.sha256((tmp_path / "s" / key).read_bytes()).hexdigest() == found.sha256
 
 
 def test_two_at_once_on_one_store_are_no_danger_to_each_other(tmp_path, source, whole):

@@ -480,7 +480,7 @@ def planned(found: Found) -> str:
         f"`ensadv-data plan` before, and `run` after, of {found['photographs']:,} photographs at {found['size']} "
         f"pixels: {found['draws']} views of each under {found['network']}, which is not trained, by "
         f"{found['workers']} workers; and an epoch of its training on them. The whole: "
-        f"{found['seconds']['planned']:,.0f} seconds planned, {found['seconds']['real']:,.0f} real, planned ÷ real "
+        f"{found['took']['planned']:,.0f} seconds planned, {found['took']['real']:,.0f} real, planned ÷ real "
         f"{found['planned_over_real']:.2f}; the machine's load was {loads[0]:g} before and {loads[1]:g} after. What is "
         "compressed lies between two ends.\n\n" + table(columns, rows)
     )

@@ -106,7 +106,7 @@ def main() -> None:
         "draws": draws,
         "workers": available_cores(),
         "load": [round(load, 1) for load in loads],
-        "seconds": {"planned": plan["totals"]["seconds"], "real": round(real, 3)},
+        "took": {"planned": plan["totals"]["seconds"], "real": round(real, 3)},
         "planned_over_real": round(plan["totals"]["seconds"] / real, 3),
         "stages": stages,
     }

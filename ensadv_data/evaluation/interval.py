@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ensadv_data.errors import QuantityError
 
-__all__ = ["Rate", "tied", "wilson_interval"]
+__all__ = ["Rate", "strongest", "tied", "wilson_interval"]
 
 _Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 
@@ -76,3 +77,9 @@ def tied(one: Rate, two: Rate) -> bool:
     pooled = (one.errors + two.errors) / (one.n + two.n)
     deviation = math.sqrt(pooled * (1 - pooled) * (1 / one.n + 1 / two.n))
     return abs(one.value - two.value) <= _Z95 * deviation
+
+
+def strongest(rates: Sequence[Rate | None]) -> list[bool]:
+    """Which error rates are the largest, or cannot be told from it; of one that is not there, False."""
+    most = max((rate for rate in rates if rate), key=lambda rate: rate.value, default=None)
+    return [rate is not None and most is not None and tied(rate, most) for rate in rates]

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ensadv_data.evaluation.interval import Rate, tied
+from ensadv_data.evaluation.interval import Rate, strongest
 from ensadv_data.evaluation.suites import SUITES
 
 __all__ = ["accuracy_rows", "attack_title", "csv_text", "matrix_rows", "rate_text", "remarks", "summary_rows"]
@@ -159,13 +159,8 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
 
 def _marked(rates: Sequence[Mapping[str, Any] | None]) -> list[str]:
     """Errors in percent, the largest and those tied with it marked."""
-    known = [Rate(rate["errors"], rate["n"]) for rate in rates if rate]
-    best = max(known, key=lambda rate: rate.value, default=None)
-    cells = []
-    for rate in rates:
-        if rate is None or best is None:
-            cells.append("–")
-            continue
-        mark = "*" if tied(Rate(rate["errors"], rate["n"]), best) else ""
-        cells.append(f"{100 * rate['error']:.1f}{mark}")
-    return cells
+    marks = strongest([Rate(rate["errors"], rate["n"]) if rate else None for rate in rates])
+    return [
+        f"{100 * rate['error']:.1f}{'*' if mark else ''}" if rate else "–"
+        for rate, mark in zip(rates, marks, strict=True)
+    ]

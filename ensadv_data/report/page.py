@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from ensadv_data.evaluation.interval import Rate as Counted
-from ensadv_data.evaluation.interval import tied
+from ensadv_data.evaluation.interval import strongest
 from ensadv_data.report.inputs import Rate, Result, Run, Target
 from ensadv_data.store import Entry, Store
 
@@ -65,8 +65,8 @@ def describe_result(result: Result, *, chart: str, examples: Mapping[str, Any] |
         for source in sources
         for attack in transferred
     ]
-    strongest = [
-        _strongest([rates[column] for _, _, rates in pairs], result.n) for column in range(len(result.targets))
+    marks = [
+        strongest([_counted(rates[column], result.n) for _, _, rates in pairs]) for column in range(len(result.targets))
     ]
     return {
         "result": result,
@@ -74,18 +74,15 @@ def describe_result(result: Result, *, chart: str, examples: Mapping[str, Any] |
         "rows": [{"target": target, "verdict": judge_target(target)} for target in result.targets],
         "queried": list(dict.fromkeys(name for target in result.targets for name in target.adaptive)),
         "pairs": pairs,
-        "strongest": [[by[row] for by in strongest] for row in range(len(pairs))],
+        "strongest": [[by[row] for by in marks] for row in range(len(pairs))],
         "has_gaps": any(None in rates for _, _, rates in pairs),
         "chart": chart,
         "examples": examples,
     }
 
 
-def _strongest(rates: Sequence[Rate | None], n: int) -> list[bool]:
-    """Which rates are the largest, or cannot be told from it at 95% confidence."""
-    counted = [None if rate is None else Counted(round(rate.error * n), n) for rate in rates]
-    most = max((rate for rate in counted if rate), key=lambda rate: rate.errors, default=None)
-    return [rate is not None and most is not None and tied(rate, most) for rate in counted]
+def _counted(rate: Rate | None, n: int) -> Counted | None:
+    return None if rate is None else Counted(round(rate.error * n), n)
 
 
 def describe_mix(run: Run) -> dict[str, Any] | None:

@@ -6,12 +6,14 @@
 *equal*: what is packed and applied on the device is, bit for bit, what the CPU packs and applies; a batch that travels
 packed arrives as the one that was made here. *steps*: a training step on so many images, half of them perturbed, under
 bfloat16 autocast: without perturbations, from the store, and with gradients computed online; the share of a step that
-the store costs. *precompute*: images a second beside a bare loop of gradients. The images are random, and so are the
-stores. It runs on a CPU too, with small sizes: that is how it is tested.
+the store costs. *precompute*: images a second beside a bare loop of gradients, in each precision, and the share of
+signs that are not float64's. The images are random, and so are the stores. It runs on a CPU too, with small sizes: that
+is how it is tested. tests/on_gpu.py has the checks that need no clock.
 """
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,19 +21,23 @@ from typing import Any
 import numpy as np
 import torch
 from figures import arguments_of, milliseconds, report, rounded
+from torch import Tensor
 
 from ensadv_data import codec, device_codec
+from ensadv_data.arithmetic import in_precision
+from ensadv_data.attacks.loss import margin
 from ensadv_data.batches import Batches, deliver
 from ensadv_data.bench import gradient_alternatives, random_store, step_alternatives
 from ensadv_data.data import ArrayDataset
-from ensadv_data.dist import check_device
+from ensadv_data.dist import check_device, device_name
 from ensadv_data.keys import numpy_generator
 from ensadv_data.mixing import Schedule, plan_step
-from ensadv_data.models import load_model
+from ensadv_data.models import Model, load_model
 from ensadv_data.sources import static_sources
 from ensadv_data.timing import measure, ratio
 
 CLASSES = 1000
+_FEW = 64  # images whose gradients are computed in float64 too
 
 
 def made_up(size: int, n: int) -> ArrayDataset:
@@ -91,6 +97,30 @@ def steps(reference: str, dataset: ArrayDataset, folder: Path, batch: int, devic
     }
 
 
+def precomputed(model: Model, dataset: ArrayDataset, batch: int, device: str, rounds: int) -> dict[str, Any]:
+    """Gradients in each precision that the device has: how fast, and how many signs are not those of float64."""
+    images, found = dataset.images_NCHW, dict[str, Any]()
+    few = device_codec.pixels(torch.from_numpy(images[:_FEW]).to(device))
+
+    def signs(module: torch.nn.Module, x: Tensor) -> Tensor:
+        logits = module(x.requires_grad_())
+        return torch.autograd.grad(margin(logits.double(), y).sum(), x)[0].sign()
+
+    y = model.module(few).argmax(1)
+    exact = signs(copy.deepcopy(model.module).double(), few.double())
+    for precision in ("float32", *(["tf32"] if device != "cpu" else []), "bfloat16"):
+        ways = gradient_alternatives(model, images, batch_size=batch, device=device, precision=precision)
+        timings = measure(ways, rounds=rounds)
+        with in_precision(device, precision):
+            differing = (signs(model.module, few.clone()) != exact).float().mean().item()
+        found[precision] = {
+            "images_a_second": {name: round(len(images) / t.median, 1) for name, t in timings.items()},
+            "bare_over_precompute": rounded(ratio(timings, "bare", "precompute")),
+            "signs_not_float64": round(differing, 6),
+        }
+    return found
+
+
 def main() -> None:
     """Check, measure, print, and write what was asked for."""
     arguments = arguments_of(
@@ -102,7 +132,7 @@ def main() -> None:
     )
     check_device(arguments.device)
     device = torch.device(arguments.device)
-    found: dict[str, Any] = {"device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)}
+    found: dict[str, Any] = {"device": device_name(arguments.device)}
     for pair in arguments.models.split(","):
         reference, _, size = pair.rpartition("=")
         dataset, about = made_up(int(size), arguments.images), {}
@@ -116,12 +146,7 @@ def main() -> None:
                     reference, dataset, Path(name), batch, arguments.device, arguments.rounds
                 )
             model = load_model(reference, name="static", device=arguments.device)
-            ways = gradient_alternatives(model, dataset.images_NCHW, batch_size=batch, device=arguments.device)
-            timings = measure(ways, rounds=arguments.rounds)
-            about[f"precompute by {batch}"] = {
-                "images_a_second": {name: round(len(dataset) / t.median, 1) for name, t in timings.items()},
-                "bare_over_precompute": rounded(ratio(timings, "bare", "precompute")),
-            }
+            about[f"precompute by {batch}"] = precomputed(model, dataset, batch, arguments.device, arguments.rounds)
         found[reference] = {"size": int(size), **about}
     report(arguments, found)
 

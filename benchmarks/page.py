@@ -513,23 +513,32 @@ def kept(found: Found) -> str:
 
 def gpu(found: Found) -> str:
     """Everything of a GPU."""
-    rows = []
+    rows, rates = [], []
     for name, about in found.items():
         for key in about if isinstance(about, dict) else ():
+            if key.startswith("precompute by "):
+                what = f"{name}, {key.removeprefix('precompute by ')} images"
+                rates += [
+                    [
+                        f"{what}, {precision}",
+                        f"{one['images_a_second']['precompute']:,}",
+                        spread(one["bare_over_precompute"]),
+                        f"{100 * one['signs_not_float64']:.2f}%",
+                    ]
+                    for precision, one in about[key].items()
+                ]
             if key.startswith("steps of "):
                 batch = key.removeprefix("steps of ")
-                rates = about[f"precompute by {batch}"]
                 rows.append(
                     [
                         f"{name}, {batch} images",
                         *(spread(about[key]["over_clean"][way]) for way in WAYS[1:]),
                         spread(about[key]["share_of_the_store"]),
-                        f"{rates['images_a_second']['precompute']:,}",
-                        spread(rates["bare_over_precompute"]),
                     ]
                 )
-    columns = ["", *(f"{way} ÷ clean" for way in WAYS[1:]), "share of the store", "precompute, images/s", "bare ÷ it"]
-    return f"On {found['device']}.\n\n" + table(columns, rows)
+    columns = ["a step", *(f"{way} ÷ clean" for way in WAYS[1:]), "share of the store"]
+    others = ["precompute", "images/s", "bare ÷ it", "signs that are not float64's"]
+    return f"On {found['device']}.\n\n{table(columns, rows)}\n{table(others, rates)}"
 
 
 def paper(found: Found) -> str:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ensadv_data.arithmetic import in_precision
 from ensadv_data.attacks.loss import margin
 from ensadv_data.codec import apply_signs, full_mask, pack_signs, row_bytes
 from ensadv_data.data import Dataset
@@ -192,24 +193,29 @@ def gather_alternatives(store: Store, folder: Path, *, batch_size: int = 64) -> 
     return {"memory map": bare, "store": lambda: store.gather(entry, zeros, next(ours))}
 
 
-def gradient_alternatives(model: Model, images_NCHW: U8, *, batch_size: int = 64, device: str = "cpu") -> Alternatives:
+def gradient_alternatives(
+    model: Model, images_NCHW: U8, *, batch_size: int = 64, device: str = "cpu", precision: str = "float32"
+) -> Alternatives:
     """The gradients of precompute, packed, and a bare loop that computes and drops them: FGSM on some images."""
-    about = {"models": {model.name: model.reference}, "attacks": ["fgsm"], "batch_size": batch_size, "device": device}
+    about = {"models": {model.name: model.reference}, "attacks": ["fgsm"], "batch_size": batch_size}
+    about |= {"device": device, "precision": precision}
     spec = checked(PrecomputeSpec, about, where="bench")
     entries, labels = entries_of(spec, model), np.zeros(len(images_NCHW), np.int64)
 
     def bare() -> None:
-        for start in range(0, len(images_NCHW), batch_size):
-            x = torch.from_numpy(images_NCHW[start : start + batch_size]).to(device).float() / 255
-            logits = model.module(x.requires_grad_())
-            torch.autograd.grad(margin(logits, logits.detach().argmax(1)).sum(), x)
-        if torch.device(device).type == "cuda":
-            torch.cuda.synchronize(device)
+        with in_precision(device, precision):
+            for start in range(0, len(images_NCHW), batch_size):
+                x = torch.from_numpy(images_NCHW[start : start + batch_size]).to(device).float() / 255
+                logits = model.module(x.requires_grad_())
+                torch.autograd.grad(margin(logits, logits.detach().argmax(1)).sum(), x)
+            if torch.device(device).type == "cuda":
+                torch.cuda.synchronize(device)
 
-    return {
-        "bare": bare,
-        "precompute": lambda: perturb_block(model, images_NCHW, spec, entries, first=0, y_true_N=labels),
-    }
+    def precompute() -> None:
+        with in_precision(device, precision):
+            perturb_block(model, images_NCHW, spec, entries, first=0, y_true_N=labels)
+
+    return {"bare": bare, "precompute": precompute}
 
 
 def run_bench(

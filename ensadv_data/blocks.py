@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from ensadv_data.ahead import made_ahead
+from ensadv_data.arithmetic import as_recorded
 from ensadv_data.data import Dataset, digest_examples, open_data
-from ensadv_data.dist import intra_op_threads
 from ensadv_data.errors import IntegrityError, ModelError
 from ensadv_data.models import Model, load_model
 from ensadv_data.perturbation import BlockRows
@@ -141,11 +141,9 @@ def _perturbed(job: Job, block: Block) -> tuple[dict[str, Planes], npt.NDArray[n
         return data.read(np.arange(block.first + at, block.first + min(at + part, n)))
 
     starts = range(0, n, part)
-    bfloat16 = torch.autocast(torch.device(spec.device).type, torch.bfloat16, spec.precision == "bfloat16")
     with (
         _COMPUTING,
-        intra_op_threads(1 if spec.device == "cpu" else None),
-        bfloat16,
+        as_recorded(spec.device, spec.precision),
         closing(made_ahead(read, starts, depth=1)) as parts,
     ):
         for at, (images, labels) in zip(starts, parts, strict=True):  # a part is read once, for all sources

@@ -25,6 +25,7 @@ __all__ = [
     "check_device",
     "check_same",
     "current_place",
+    "device_name",
     "intra_op_threads",
     "most_of_all",
     "process_group",
@@ -172,3 +173,9 @@ def check_device(name: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"device: expected cpu, or cuda where there is one, got {name!r}: {reason}") from None
+
+
+def device_name(name: str) -> str:
+    """What a device that is here is sold as, such as NVIDIA A100; a CPU is just cpu."""
+    device = torch.device(name)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -43,11 +43,18 @@ class Outputs:
             return {}
         return state if isinstance(state, dict) else {}
 
-    def digest(self, stage: Stage) -> str:
-        """Of everything that the stage's output depends on."""
+    def digest(self, stage: Stage, *, with_device: bool = False) -> str:
+        """Of everything that the stage's output depends on.
+
+        The device is how, not what, as the number of workers is: what a GPU has made stays when a laptop goes on. Only
+        an unfinished output cannot change it, so that of a stage's beginning is ``with_device``.
+        """
+        spec = stage.spec and json.loads(stage.spec.model_dump_json())
+        if spec and "device" in spec and not with_device:
+            spec["device"] = "cpu"
         about = {
             "kind": stage.kind,
-            "spec": stage.spec and json.loads(stage.spec.model_dump_json()),
+            "spec": spec,
             "options": dict(stage.options),
             "data": list(_images_of(self.recipe.data)),
             "inputs": {name: self.fingerprint(self.recipe.stage(name)) for name in stage.inputs},

@@ -203,7 +203,7 @@ def _view(
         return x
     shape: Any = images_NCHW.shape[1:]
     boxes = Views.of(spec.augment, spec.seed).boxes(shape, draws=np.full_like(examples, k), examples=examples)
-    return torch.from_numpy(cut(images_NCHW, boxes)).to(x.device).float() / 255
+    return device_codec.pixels(torch.from_numpy(cut(images_NCHW, boxes)).to(x.device))
 
 
 def _labelled(

@@ -17,15 +17,18 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from ensadv_data.data import open_data
-from ensadv_data.dist import available_cores, check_device
+from ensadv_data.dist import available_cores, check_device, device_name
 from ensadv_data.errors import EnsadvError, Interrupted
 from ensadv_data.evaluation.diagnosis import diagnose
 from ensadv_data.evaluation.run import evaluate
 from ensadv_data.files import write_atomic, write_json
 from ensadv_data.memory import keep_freed_memory
-from ensadv_data.outputs import Outputs
+from ensadv_data.outputs import Outputs, finished_stages
 from ensadv_data.precompute import precompute_store
 from ensadv_data.progress import progress_bar, silence_bars
 from ensadv_data.recipe import KINDS, Kind, Recipe, Stage, selected
@@ -73,11 +76,10 @@ def run_recipe(
     Interrupted
         Ctrl-C; what is done is kept, and the same command resumes.
     """
-    stages = selected(recipe, until)
-    for device in {getattr(stage.spec, "device", "cpu") for stage in stages}:
+    stages, jobs = selected(recipe, until), jobs or available_cores()
+    plan, finished_before = _Plan(recipe, out, jobs), finished_stages(recipe, out)
+    for device in {_device(stage) for stage in stages if stage.name not in finished_before}:
         check_device(device)
-    jobs = jobs or available_cores()
-    plan = _Plan(recipe, out, jobs)
     plan.claim()
     done: list[StageRun] = []
 
@@ -143,20 +145,27 @@ def _run_stage(plan: _Plan, stage: Stage) -> StageRun:
     """Run a stage, or skip it when its digest and its output are the ones of its last run."""
     began = time.perf_counter()
     digest, state, output = plan.digest(stage), plan.state(stage), plan.fingerprint(stage)
+    begun = plan.digest(stage, with_device=True)
     if plan.is_unchanged(stage, digest):
         return StageRun(stage, skipped=True, seconds=float(state.get("seconds", 0)))
     path = plan.path(stage)
     if output is not None and state.get("output") == output and state.get("digest") != digest:
         shutil.rmtree(path) if path.is_dir() else path.unlink()  # ours, and made from other inputs
-    if state.get("started", digest) != digest:
+    if state.get("started", begun) != begun:
         _remove_unfinished(path)
     if output is None or not path.exists():
-        write_atomic(plan.state_path(stage), (json.dumps({"started": digest}) + "\n").encode())
+        write_atomic(plan.state_path(stage), (json.dumps({"started": begun}) + "\n").encode())
     _WORK[stage.kind](plan, stage)
     seconds = time.perf_counter() - began
     record = {"digest": digest, "output": plan.fingerprint(stage), "seconds": round(seconds, 3)}
+    record |= {"device": device_name(device)} if (device := _device(stage)) != "cpu" else {}
     write_atomic(plan.state_path(stage), (json.dumps(record, sort_keys=True) + "\n").encode())
     return StageRun(stage, skipped=False, seconds=seconds)
+
+
+def _device(stage: Stage) -> str:
+    """The device that the stage's description names; a report needs none."""
+    return str(getattr(stage.spec, "device", "cpu"))
 
 
 def _remove_unfinished(path: Path) -> None:
@@ -187,7 +196,9 @@ def _precompute(plan: _Plan, stage: Stage) -> None:
     data = plan.recipe.data
     if spec.split == "test":  # the recipe's limit is about training images
         data = data.model_copy(update={"limit": None})
-    precompute_store(spec.model_copy(update={"models": models}), data, plan.path(stage), workers=plan.jobs)
+    gpus = torch.cuda.device_count() if torch.device(spec.device).type == "cuda" else 0
+    how: dict[str, Any] = {"workers": 0 if gpus == 1 else plan.jobs} if gpus < 2 else {"gpus": gpus}  # one on each GPU
+    precompute_store(spec.model_copy(update={"models": models}), data, plan.path(stage), **how)
 
 
 def _evaluate(plan: _Plan, stage: Stage) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ensadv_data.arithmetic import as_recorded
 from ensadv_data.attacks.catalogue import perturb
 from ensadv_data.attacks.gradient import logits_of
 from ensadv_data.compression import zstd_encode
@@ -150,10 +151,9 @@ class Trials:
         entries = entries_of(spec, model)
 
         def block(count: int) -> None:
-            with torch.autocast(device.type, torch.bfloat16, spec.precision == "bfloat16"):
-                perturb_block(model, images[:count], spec, entries, first=0, y_true_N=labels[:count])
+            perturb_block(model, images[:count], spec, entries, first=0, y_true_N=labels[:count])
 
-        with intra_op_threads(1 if spec.device == "cpu" else None):
+        with as_recorded(spec.device, spec.precision):
             warm = len(images) if spec.compile else _WARM
             seconds = _timed(lambda: block(len(images)), device, warm=lambda: block(warm))
         began = time.perf_counter()

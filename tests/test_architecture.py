@@ -25,6 +25,7 @@ Sources = Mapping[str, str]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "spec", "dist", "keys", "files", "ahead", "memory", "progress", "interrupts", "timing", "untrusted"),
     (
+        "arithmetic",
         "attacks",
         "cluster",
         "codec",

@@ -37,7 +37,10 @@ def test_gpu_checks_and_times_on_the_cpu(run):
     found = run("gpu.py", "--device", "cpu", *words)["timm:resnet18"]
     assert found["equal"] == {"pack": True, "apply": True, "batch": True}
     assert set(found["steps of 8"]["over_clean"]) == {"clean", "store", "online", "static"}
-    assert found["precompute by 8"]["images_a_second"]["precompute"] > 0
+    made = found["precompute by 8"]
+    assert set(made) == {"float32", "bfloat16"}
+    assert made["float32"]["images_a_second"]["precompute"] > 0
+    assert made["float32"]["signs_not_float64"] < 0.001 < made["bfloat16"]["signs_not_float64"] < 0.3
 
 
 class Here:

@@ -16,6 +16,7 @@ from ensadv_data import pipeline
 from ensadv_data.errors import EnsadvError, InputError, ModelError, OutputError, QuantityError, UnknownNameError
 from ensadv_data.evaluation.run import evaluate
 from ensadv_data.models import build_model, load_model, save_model
+from ensadv_data.outputs import Outputs
 from ensadv_data.pipeline import run_recipe
 from ensadv_data.recipe import packaged_recipe, read_recipe, selected
 from ensadv_data.spec import DataSpec, EvaluateSpec, TrainSpec, read_toml
@@ -591,6 +592,32 @@ def test_device_that_is_not_there_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(InputError, match="device: expected cpu, or cuda where there is one, got 'moon'"):
         rerun(tmp_path, TINY.replace("seed = 2", 'seed = 2\ndevice = "moon"'))
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_made_on_another_device_stays(copied):
+    """A laptop goes on from what a GPU has made; only what is still to run needs the device that it names."""
+    before = results_of(copied / "out")
+    moon = '\ndevice = "moon"'
+    elsewhere = TINY.replace("epochs = 1", f"epochs = 1{moon}").replace('["fgsm"]', f'["fgsm"]{moon}')
+    assert set(rerun(copied, elsewhere).values()) == {"skipped"}
+    again = rerun(copied, elsewhere.replace("images = 100", "images = 90"))
+    assert {name for name, state in again.items() if state == "ran"} == {"result", "report"}
+    assert results_of(copied / "out") != before
+    with pytest.raises(InputError, match="got 'moon'"):
+        rerun(copied, elsewhere.replace("seed = 3", "seed = 4"))
+
+
+def test_a_stage_that_another_device_has_begun_starts_anew(tmp_path):
+    """A checkpoint and an unfinished store are of one device to their end."""
+    rerun(tmp_path, until="other")
+    state, weights = tmp_path / "out/state/static.json", tmp_path / "out/models/static.checkpoint"
+    elsewhere = read_recipe(written(tmp_path, TINY.replace("seed = 1", 'seed = 1\ndevice = "moon"')))
+    begun = Outputs(elsewhere, tmp_path / "out")
+    digest = begun.digest(begun.recipe.stage("static"), with_device=True)
+    state.write_text(json.dumps({"started": digest}), encoding="utf-8")
+    weights.write_bytes(b"of the moon")
+    assert rerun(tmp_path, until="static") == {"static": "ran"}
+    assert not weights.exists()
 
 
 # Processes

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ensadv_data.arithmetic import in_precision
 from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.attacks.gradient import logits_of
 from ensadv_data.data import Dataset, open_data
@@ -91,7 +92,7 @@ def diagnose(
     if "discrepancy" in spec.measures:
         total += (len(sources) + len(futures)) * len(dataset)
     found: dict[str, dict[str, Any]] = {}
-    with progress_bar("diagnose", total=total, unit="images") as advance:
+    with in_precision(spec.device), progress_bar("diagnose", total=total, unit="images") as advance:
         for model in targets:
             second = {other.name: other for other in across}.get(model.name, across[0] if len(across) == 1 else None)
             found[model.name] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ensadv_data.arithmetic import in_precision
 from ensadv_data.data import open_data, shifted
 from ensadv_data.dist import current_place
 from ensadv_data.evaluation.adaptive import measure_adaptive
@@ -38,7 +39,7 @@ def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], 
     adversaries = suite.adversaries(epsilon=spec.epsilon)
     attacks = len(targets) * (len(white_box) + len(adversaries)) + (len(sources) + len(stored)) * len(black_box)
     work = attacks * len(dataset) // current_place().world_size
-    with progress_bar("evaluate", total=work, unit="attacks") as advance:
+    with in_precision(spec.device), progress_bar("evaluate", total=work, unit="attacks") as advance:
         transfer = measure_transfer(
             models[0],
             [*models[1], *stored],

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from ensadv_data.arithmetic import as_recorded
 from ensadv_data.codec import full_mask
 from ensadv_data.data import Dataset
-from ensadv_data.dist import intra_op_threads
 from ensadv_data.errors import InputError, IntegrityError, UnknownNameError
 from ensadv_data.keys import numpy_generator
 from ensadv_data.models import Model, check_models, load_model
@@ -28,6 +27,7 @@ __all__ = ["TOLERANCE", "Agreement", "agreements"]
 # The least share of values that must agree, by precision and kind; docs/security.md says why.
 TOLERANCE: Mapping[str, Mapping[str, float]] = {
     "float32": {"sign": 0.999, "rsign": 0.999, "delta": 0.9, "label": 0.999},
+    "tf32": {"sign": 0.93, "rsign": 0.93, "delta": 0.9, "label": 0.75},
     "bfloat16": {"sign": 0.93, "rsign": 0.93, "delta": 0.9, "label": 0.75},
 }
 
@@ -187,8 +187,7 @@ def _made(
     entries = {entry.attack: entry for entry in blueprint.entries if entry.source == model.name}
     here = tuple(attack for attack in blueprint.spec.attacks if attack.name in entries)  # of a part, not all
     spec = blueprint.spec.model_copy(update={"device": device, "batch_size": len(images_NCHW), "attacks": here})
-    bfloat16 = torch.autocast(torch.device(device).type, torch.bfloat16, spec.precision == "bfloat16")
-    with intra_op_threads(1 if device == "cpu" else None), bfloat16:
+    with as_recorded(device, spec.precision):
         return perturb_block(model, images_NCHW, spec, entries, first=first, y_true_N=y_true_N)
 
 

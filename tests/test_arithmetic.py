@@ -1,0 +1,91 @@
+"""The arithmetic of gradients: float32 is float32 on every device, what is asked for else is what is done."""
+
+from __future__ import annotations
+
+import importlib
+import textwrap
+
+import pytest
+import torch
+
+from ensadv_data.arithmetic import as_recorded, in_precision
+from ensadv_data.evaluation.diagnosis import diagnose
+from ensadv_data.evaluation.run import evaluate
+from ensadv_data.precompute import precompute_store
+from ensadv_data.spec import DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec
+
+SPY = """
+    import torch
+
+    seen = []
+
+    class Spy(torch.nn.Flatten):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.eye(10, 784))
+
+        def forward(self, x):
+            matmul = torch.get_float32_matmul_precision()
+            seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic, matmul))
+            return super().forward(x) @ self.weight.T
+    """
+EXACT = (False, True, "highest")
+
+
+def flags() -> tuple[bool, bool, str]:
+    """Whether convolutions may round, whether their kernels repeat themselves, and what products of matrices do."""
+    return torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic, torch.get_float32_matmul_precision()
+
+
+@pytest.fixture
+def spied(tmp_path, monkeypatch):
+    """A model that notes in which arithmetic it is asked; its reference, and its notes."""
+    name = f"spy_{tmp_path.name.replace('[', '_').replace(']', '_').replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(SPY), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return f"python:{name}:Spy", importlib.import_module(name).seen
+
+
+def test_pytorch_rounds_convolutions_unless_it_is_told_otherwise():
+    """The reason for all this; where it no longer holds, the code can go."""
+    assert flags() == (True, False, "highest")
+
+
+@pytest.mark.parametrize(
+    ("precision", "inside"), [("float32", EXACT), ("tf32", (True, True, "high")), ("bfloat16", EXACT)]
+)
+def test_arithmetic_is_what_is_asked_for_and_is_put_back(precision, inside):
+    before = flags()
+    with in_precision("cpu", precision):
+        assert flags() == inside
+        assert torch.is_autocast_enabled("cpu") == (precision == "bfloat16")
+    assert flags() == before
+
+    def fail() -> None:
+        with as_recorded("cpu", precision):
+            assert torch.get_num_threads() == 1
+            assert flags() == inside
+            raise KeyError
+
+    threads = torch.get_num_threads()
+    with pytest.raises(KeyError):
+        fail()
+    assert (flags(), torch.get_num_threads()) == (before, threads)
+
+
+def test_gradients_of_a_store_are_computed_in_float32(tmp_path, spied):
+    reference, seen = spied
+    spec = PrecomputeSpec(models={"m": reference}, attacks=("fgsm", "r-fgsm:alpha=0.1"))
+    precompute_store(spec, DataSpec(data="mnist-mini", limit=70), tmp_path / "s", workers=0)
+    assert seen[-1] == EXACT  # before it, the model is looked at once
+    assert seen.count(EXACT) >= len(seen) - 2
+
+
+def test_evaluations_and_diagnoses_are_of_the_model_in_float32(spied):
+    reference, seen = spied
+    data = DataSpec(data="mnist-mini")
+    evaluate(EvaluateSpec(suite="table2", images=10), data, targets={"m": reference}, sources={})
+    assert seen[-1] == EXACT
+    seen.clear()
+    diagnose(DiagnoseSpec(measures=("rounding",), images=10), data, models={"m": reference})
+    assert seen[-1] == EXACT

@@ -567,7 +567,7 @@ def paper(found: Found) -> str:
             f"{int(examples):,}",
             f"{about['blocks']:,}",
             f"{about['objects']:,}",
-            f"{about['digest_hours']:,.2f}",
+            " / ".join(f"{hours:,.2f}" for hours in about["digest_hours"].values()),
             f"{about['end_seconds']:,}",
             f"{about['end_requests']:,}",
             f"{about['end_hours_of_a_bucket']:,.2f}",
@@ -577,7 +577,8 @@ def paper(found: Found) -> str:
         ]
         for examples, about in found["ends"].items()
     ]
-    labels = ["images", "blocks", "objects", "hours of the digest", "seconds of the end", "its requests"]
+    threads = " / ".join(f"{int(count):,}" for count in next(iter(found["ends"].values()))["digest_hours"])
+    labels = ["images", "blocks", "objects", f"hours of the digest by {threads}", "seconds of the end", "its requests"]
     labels += ["hours of them", "MB of manifest", "GiB of the client", "GiB of a reader"]
     task = {
         who: max(about["task"][who] for about in found["processor_milliseconds"].values() if "task" in about)
@@ -589,7 +590,8 @@ def paper(found: Found) -> str:
         "one attack, one draw. Measured: processor time of the client, "
         f"{task['client']:.1f} ms a task, and of the scheduler, {task['scheduler']:.1f} ms, with heartbeats and looks; "
         f"what the end takes for up to {biggest:,} blocks, and by a line from there; digests, "
-        f"{found['digest_bytes_a_second'] / 1e9:.2f} GB/s. Assumed: that many images a second, worker and model; "
+        f"{found['digest_bytes_a_second'] / 1e9:.2f} GB/s a thread, {found['piece_milliseconds']:.1f} ms of the client "
+        "to keep a piece of them. Assumed: that many images a second, worker and model; "
         f"{assumed['bandwidth'] / 1e6:g} MB/s written by a worker; {1000 * assumed['latency']:g} ms until a bucket "
         f"answers, {assumed['requests_at_once']} requests at once; {assumed['start']:g} s until a worker has loaded "
         f"what it needs; {assumed['back']:g} s until a dead one is back; blocks that differ by "
@@ -597,8 +599,8 @@ def paper(found: Found) -> str:
         "that of the schedule, at so many deaths an hour and worker. *Client*: the share of the time in which client "
         "or scheduler is busy.\n\n"
         + table(columns, rows)
-        + "Before the first block the client makes the digest of all "
-        "images; after the last one it collects the records, in a bucket by a request for each record and by lists "
+        + "Before the first block all images, here arrays, are digested by so many threads, of workers or client; "
+        "after the last one the client collects the records, in a bucket by a request for each and by lists "
         "of all objects, and writes the manifest, which every reader parses when it opens the store.\n\n"
         + table(labels, ends)
     )

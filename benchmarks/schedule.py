@@ -17,9 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -30,7 +31,8 @@ from simulation import Cluster, simulated
 
 from ensadv_data.blocks import Block
 from ensadv_data.cluster import Crew, connected, streamed
-from ensadv_data.data import digest_examples
+from ensadv_data.data import checking, digest_examples
+from ensadv_data.data.checking import Piece
 from ensadv_data.objects import AT_ONCE
 from ensadv_data.sizing import store_requests
 
@@ -135,21 +137,41 @@ def costs(measured: dict[str, Any], workers: int) -> tuple[float, float]:
     return task, look
 
 
+def kept(pieces: int = 16, rows: int = 65_536) -> float:
+    """Processor time of the client for a piece of that many digests that a worker sends, and which is kept."""
+
+    def elsewhere(listing: str, parts: Iterable[tuple[int, Sequence[int]]]) -> Iterator[Piece]:
+        return ((number, np.ones(len(piece), np.uint64), []) for number, piece in parts)
+
+    with tempfile.TemporaryDirectory() as name, mock.patch.object(checking, "PIECE", rows):
+        began, path = time.process_time(), Path(name) / "checked"
+        checking.check_images(path, pieces * rows, list, listing="", title="pieces", elsewhere=elsewhere)
+        return (time.process_time() - began) / pieces
+
+
+def digest_hours(n: int, d: int, rate: float, workers: int, piece: float) -> float:
+    """Until all images are digested: by so many threads, and kept piece by piece by the client."""
+    pieces = -(-n // max(checking.PIECE, -(-n // checking.PIECES)))
+    return round(max(n * d / rate / workers, pieces * piece) / 3600, 3)
+
+
 def digested(images: int = 64) -> float:
     """Bytes a second of which the digests of a data set are made, by one thread."""
     some = np.random.default_rng(0).integers(0, 256, (images, *records.SHAPE), dtype=np.uint8)
     seconds = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.thread_time()
         digest_examples(some)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.thread_time() - began)
     return some.nbytes / min(seconds)
 
 
 # The clusters
 
 
-def ends(n: int, ended: dict[str, Any], assumed: dict[str, float], rate: float) -> dict[str, Any]:
+def ends(
+    n: int, ended: dict[str, Any], assumed: dict[str, float], rate: float, pieces: Mapping[int, float]
+) -> dict[str, Any]:
     """Before the first block and after the last one, for n examples."""
     header, entries = records.header_of(n)
     record = records.record_of(header, 0)["objects"]
@@ -165,7 +187,9 @@ def ends(n: int, ended: dict[str, Any], assumed: dict[str, float], rate: float) 
         "block": header.block,
         "bytes": header.blocks * sum(size for size, _ in record.values()),
         "objects": header.blocks * sum("nonzero" not in key for key in record),
-        "digest_hours": round(n * header.d / rate / 3600, 2),
+        "digest_hours": {
+            count: digest_hours(n, header.d, rate, count, piece) for count, piece in {1: 0.0, **pieces}.items()
+        },
         "end_seconds": round(at("end", "seconds")),
         "end_requests": header.blocks + lists,
         "end_hours_of_a_bucket": round((header.blocks / AT_ONCE + lists) * assumed["latency"] / 3600, 2),
@@ -239,6 +263,8 @@ def main() -> None:
     measured = {str(count): processor_time(count, tasks=tasks, seconds=arguments.idle) for count, tasks in crews}
     print(json.dumps(measured), flush=True)
     ended, rate = records.measured([int(text) for text in arguments.records.split(",")]), digested()
+    piece = kept()
+    pieces = {count: piece + costs(measured, count)[0] for count in map(int, arguments.workers.split(","))}
     sizes = [int(text) for text in arguments.examples.split(",")]
     runs = [
         run_of(n, float(pace), int(workers), float(failures), measured, assumed)
@@ -254,7 +280,8 @@ def main() -> None:
             "processor_milliseconds": measured,
             "records": ended,
             "digest_bytes_a_second": round(rate),
-            "ends": {str(n): ends(n, ended, assumed, rate) for n in sizes},
+            "piece_milliseconds": round(1000 * piece, 2),
+            "ends": {str(n): ends(n, ended, assumed, rate, pieces) for n in sizes},
             "runs": runs,
         },
     )

@@ -6,8 +6,9 @@ named by (seed, source, draw, first example of the batch), and it may run twice 
 
 from __future__ import annotations
 
+import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -21,7 +22,8 @@ from torch import nn
 
 from ensadv_data.ahead import made_ahead
 from ensadv_data.arithmetic import as_recorded
-from ensadv_data.data import Dataset, digest_examples, open_data
+from ensadv_data.data import ArrayDataset, Opened, digest_examples, open_data
+from ensadv_data.data.checking import Piece, digested
 from ensadv_data.errors import IntegrityError, ModelError
 from ensadv_data.models import Model, load_model
 from ensadv_data.perturbation import BlockRows
@@ -39,7 +41,7 @@ __all__ = [
     "plan_blocks",
 ]
 
-_MOST_IMAGES, _MOST_BYTES = 4096, 2**25  # of a part
+_MOST_IMAGES, _MOST_BYTES = 1024, 2**25  # of a part
 _COMPUTING = threading.Lock()  # a worker with several threads still computes one block at a time
 
 
@@ -137,8 +139,9 @@ def _perturbed(job: Job, block: Block) -> tuple[dict[str, Planes], npt.NDArray[n
     n, part = block.last + 1 - block.first, part_size(int(spec.batch_size), job.header.d)
     digests = []
 
-    def read(at: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        return data.read(np.arange(block.first + at, block.first + min(at + part, n)))
+    def read(at: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+        images, labels = data.read(np.arange(block.first + at, block.first + min(at + part, n)))
+        return images, labels, digest_examples(images)
 
     starts = range(0, n, part)
     with (
@@ -146,8 +149,8 @@ def _perturbed(job: Job, block: Block) -> tuple[dict[str, Planes], npt.NDArray[n
         as_recorded(spec.device, spec.precision),
         closing(made_ahead(read, starts, depth=1)) as parts,
     ):
-        for at, (images, labels) in zip(starts, parts, strict=True):  # a part is read once, for all sources
-            digests.append(digest_examples(images))
+        for at, (images, labels, known) in zip(starts, parts, strict=True):  # a part is read once, for all sources
+            digests.append(known)
             for name in spec.models:
                 try:
                     if name not in rows:
@@ -173,9 +176,40 @@ def _rows_of(job: Job, block: Block, name: str) -> BlockRows:
 
 
 @lru_cache(maxsize=2)
-def dataset_of(spec: DataSpec, split: Literal["train", "test"], threads: int | None = None) -> Dataset:
+def dataset_of(spec: DataSpec, split: Literal["train", "test"], threads: int | None = None) -> Opened:
     """The images of a split, opened once a process; ``threads`` decode, one a core unless given."""
     return open_data(spec, split, threads=threads)
+
+
+def digest_rows(
+    data: DataSpec, split: Literal["train", "test"], listing: str, part: tuple[int, Sequence[int]]
+) -> Piece:
+    """A task beside the blocks: digests of rows of images of one's own, before the first block is given out.
+
+    Parameters
+    ----------
+    listing
+        Digest of the client's listing, of which the rows are.
+    part
+        A number, and rows.
+
+    Raises
+    ------
+    IntegrityError
+        This machine sees other files than the client.
+    """
+    number, rows = part
+    whole = data.model_copy(update={"on_bad_image": "fail", "limit": None})  # to skip bad ones it would look at all
+    images = dataset_of(whole, split, 1)
+    if not isinstance(images, ArrayDataset) and images.listed != listing:
+        dataset_of.cache_clear()  # what this worker has listed may be of another day
+        images = dataset_of(whole, split, 1)
+    if isinstance(images, ArrayDataset) or images.listed != listing:
+        raise IntegrityError(
+            f"{data.data}: expected the files of the client, with their sizes and times, found others on "
+            f"{platform.node()}; mount the same folder there, or copy it with its times"
+        )
+    return digested(number, rows, images.digests_of)
 
 
 @lru_cache(maxsize=16)

@@ -8,20 +8,21 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 
-from ensadv_data.blocks import Block, Job, compute_block, dataset_of, plan_blocks
+from ensadv_data.blocks import Job, compute_block, dataset_of, digest_rows, plan_blocks
 from ensadv_data.calibration import best_batch_size
 from ensadv_data.cluster import HERE, Crew, Tls, connected, streamed
-from ensadv_data.data import Dataset, absolute_data
+from ensadv_data.data import Dataset, Opened, absolute_data, open_data
+from ensadv_data.data.checking import Piece
 from ensadv_data.dist import available_cores, check_device, intra_op_threads
 from ensadv_data.errors import InputError, IntegrityError, Interrupted, OutputError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
@@ -41,6 +42,9 @@ from ensadv_data.store import (
     root_attributes,
     shortened,
 )
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 __all__ = ["Outcome", "header_of", "manifest_of", "precompute_store"]
 
@@ -103,7 +107,45 @@ def precompute_store(
         raise InputError(f"gpus: expected device = cuda beside it, got {spec.device}")
     began = time.perf_counter()
     check_device(spec.device)
-    dataset = dataset_of(data, spec.split)
+    with ExitStack() as stack:
+        team = None
+        if workers != 0 or scheduler is not None or gpus or listen != HERE:  # 0: this process, or workers that join
+            own = available_cores() if workers is None else workers
+            team = _Team(stack, Crew(own, scheduler, gpus, listen, tls, patience), say)
+        outcome = _precomputed(spec, data, out, team, repair=repair)
+        return replace(outcome, seconds=time.perf_counter() - began)
+
+
+class _Team:
+    """The workers, who are called when there is work for them, and then stay."""
+
+    def __init__(self, stack: ExitStack, crew: Crew, say: Callable[[str], object]) -> None:
+        self._stack, self._crew, self._say = stack, crew, say
+        self._client: Any = None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether others than this machine may be among them."""
+        return self._crew.scheduler is not None or self._crew.listen != HERE
+
+    def __call__(self, work: Callable[[T], R], todo: Sequence[T]) -> Iterator[R]:
+        """Results of a work on all that is to do, as they come; the number of tasks in flight is bounded."""
+        if not todo:
+            return iter(())
+        if self._client is None:
+            crew = self._crew
+            if not self.is_elsewhere:  # nobody is started who would have nothing to do
+                crew = replace(crew, workers=min(crew.workers, len(todo)), gpus=min(crew.gpus, len(todo)))
+            self._client = self._stack.enter_context(connected(crew, say=self._say))
+        return streamed(self._client, work, todo, resources=self._crew.resources, patience=self._crew.patience)
+
+    def dismiss(self) -> None:
+        """End those who were started here; the memory is needed for the manifest."""
+        self._stack.close()
+
+
+def _precomputed(spec: PrecomputeSpec, data: DataSpec, out: Path | str, team: _Team | None, *, repair: bool) -> Outcome:
+    dataset = _opened(data, spec.split, team)
     models = [load_model(reference, name=name, device=spec.device) for name, reference in spec.models.items()]
     check_models(models, dataset, device=spec.device)
     place = objects_at(out)
@@ -117,8 +159,7 @@ def precompute_store(
     notes += [note for model in models for note in equal_draws(spec, model)]
 
     def outcome(manifest: Manifest, computed: int, *, was_complete: bool = False) -> Outcome:
-        seconds = time.perf_counter() - began
-        return Outcome(out, manifest.digest, header.blocks, computed, seconds, tuple(notes), was_complete)
+        return Outcome(out, manifest.digest, header.blocks, computed, 0.0, tuple(notes), was_complete)
 
     finished, expected = None, {}
     if writer.is_complete():
@@ -142,19 +183,15 @@ def precompute_store(
         _absolute(spec),
         expected,
     )
-    own = min(available_cores() if workers is None else workers, len(todo))
-    crew = None
-    if workers != 0 or scheduler is not None or gpus or listen != HERE:  # 0: this process, or workers that join
-        crew = Crew(own, scheduler, min(gpus, len(todo)) if scheduler is None else gpus, listen, tls, patience)
     rows = header.n / header.blocks
+    results = (compute_block(job, block) for block in todo) if team is None else team(partial(compute_block, job), todo)
+    title = f"precompute {place.name}"
     try:
-        with ExitStack() as stack:
-            results = _results(stack, job, todo, crew, say)
-            advance = stack.enter_context(
-                progress_bar(f"precompute {place.name}", total=header.blocks, done=len(done), unit="images", per=rows)
-            )
+        with progress_bar(title, total=header.blocks, done=len(done), unit="images", per=rows) as advance:
             for _ in results:
                 advance(1)
+        if team is not None:
+            team.dismiss()
     except KeyboardInterrupt:
         raise Interrupted(f"{out}: stopped; every finished block is kept, and the same command resumes") from None
     if finished is not None:
@@ -175,16 +212,15 @@ def precompute_store(
     return outcome(manifest, len(todo))
 
 
-def _results(
-    stack: ExitStack, job: Job, todo: list[Block], crew: Crew | None, say: Callable[[str], object]
-) -> Iterator[dict[str, Any]]:
-    """Done records as they come; the number of tasks in flight is bounded."""
-    if not todo:
-        return iter(())
-    if crew is None:
-        return (compute_block(job, block) for block in todo)
-    client = stack.enter_context(connected(crew, say=say))
-    return streamed(client, partial(compute_block, job), todo, resources=crew.resources, patience=crew.patience)
+def _opened(data: DataSpec, split: Literal["train", "test"], team: _Team | None) -> Opened:
+    """The images; where other machines help, they digest those of one's own, each of which is read once, ever."""
+    if team is None or not team.is_elsewhere:
+        return dataset_of(data, split)
+
+    def elsewhere(listing: str, parts: Iterable[tuple[int, Sequence[int]]]) -> Iterator[Piece]:
+        return team(partial(digest_rows, absolute_data(data), split, listing), list(parts))
+
+    return open_data(data, split, elsewhere=elsewhere)
 
 
 def _sized(

@@ -247,6 +247,8 @@ def test_schedule_measures_and_simulates(run):
     assert 718 + 718 * 14 / 1000 < about["end_requests"] < 718 + 3 * 718 * 14 / 1000  # a thousand keys a list
     assert failing["hours"] >= calm["hours"] > 718 * 1783 * 4 / 100 / 8 / 3600
     assert calm["efficiency"] == pytest.approx(718 * 1783 * 4 / 100 / 8 / 3600 / calm["hours"], abs=0.02)
+    hours = about["digest_hours"]
+    assert hours["1"] > hours["8"] >= hours["1"] / 8 - 0.001
     assert found["records"]["40"]["manifest_bytes"] > found["records"]["20"]["manifest_bytes"] > 20 * 9 * 64
     assert min(found["processor_milliseconds"]["2"]["task"].values()) > 0
 
@@ -256,7 +258,8 @@ def test_the_reliability_page_has_the_figures_of_the_simulation():
     page = (FOLDER.parent / "docs/reliability.md").read_text(encoding="utf-8")
     about = found["ends"]["1000000000"]
     for text in (
-        f"| before the first block: the digest of all images | {about['digest_hours']:.0f} hours |",
+        f"| before the first block: the digest of all images | {60 * about['digest_hours']['1000']:.0f} minutes |",
+        f"one thread would take {about['digest_hours']['1']:.0f} hours",
         f"{about['end_requests'] / 1e6:.1f} million requests, {60 * about['end_hours_of_a_bucket']:.0f} minutes",
         f"| {about['manifest_bytes'] / 1e6:.0f} MB, and {about['gib']['end']:.1f} GiB of the client |",
         f"| {about['seconds_to_open']:.0f} s and {about['gib']['open_store']:.1f} GiB, of each process |",

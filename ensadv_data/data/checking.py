@@ -8,7 +8,8 @@ check that is stopped goes on where it was; after a change, good images of equal
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,19 @@ from ensadv_data.data.listing import kept_table
 from ensadv_data.data.tables import Table, write_table
 from ensadv_data.progress import progress_bar
 
-__all__ = ["check_images", "checked_images"]
+__all__ = ["Elsewhere", "Found", "Piece", "check_images", "checked_images", "digested"]
 
-PIECE = 8192  # images whose digests are kept at once
+PIECE, PIECES = 8192, 16384  # images at least, whose digests are kept at once; and how often at most
 
 Found = Callable[[Sequence[int]], Iterable[tuple[int, str]]]
 Stamp = Callable[[int], int]
+_Known = Callable[[npt.NDArray[np.uint64]], npt.NDArray[np.uint64]]
+
+Piece = tuple[int, npt.NDArray[np.uint64], list[tuple[int, str]]]
+"""A number; the digest of each of its rows, 0 where an image is bad; and those rows, each with what is wrong."""
+
+Elsewhere = Callable[[str, Iterable[tuple[int, Sequence[int]]]], Iterator[Piece]]
+"""Who digests in place of this process: from the listing's digest and numbered rows, the pieces in any order."""
 
 
 def checked_images(path: Path, listing: str) -> Table | None:
@@ -32,7 +40,16 @@ def checked_images(path: Path, listing: str) -> Table | None:
     return table if table is not None and table.about["listing"] == listing else None
 
 
-def check_images(path: Path, n: int, found: Found, *, listing: str, title: str, stamp: Stamp | None = None) -> Table:
+def check_images(
+    path: Path,
+    n: int,
+    found: Found,
+    *,
+    listing: str,
+    title: str,
+    stamp: Stamp | None = None,
+    elsewhere: Elsewhere | None = None,
+) -> Table:
     """Digest and, where it is bad, fault of every image; read from ``path`` if they are there.
 
     Parameters
@@ -45,6 +62,8 @@ def check_images(path: Path, n: int, found: Found, *, listing: str, title: str, 
         Of the progress bar.
     stamp
         Of a row: 64 bits that are others when the image is another one; None: nothing is known of single images.
+    elsewhere
+        Who asks ``found`` on other machines; None: this process does.
 
     Raises
     ------
@@ -54,26 +73,87 @@ def check_images(path: Path, n: int, found: Found, *, listing: str, title: str, 
     before = kept_table(path)
     if before is not None and before.about["listing"] == listing:
         return before
-    known = _digests_by_stamp(before if stamp else None)
-    starts = range(0, n, PIECE)
-    places = [path.with_suffix(f".piece-{number:06d}") for number in range(len(starts))]
-    digests, stamps, bad = np.empty(n, np.uint64), np.empty(n, np.uint64), list[tuple[int, str]]()
+
+    def here(_: str, parts: Iterable[tuple[int, Sequence[int]]]) -> Iterator[Piece]:
+        return (digested(number, rows, found) for number, rows in parts)
+
     with progress_bar(title, total=n, unit="images") as advance:
-        for start, place in zip(starts, places, strict=True):
-            rows = range(start, min(start + PIECE, n))
-            piece = checked_images(place, listing) or _check_piece(place, rows, found, listing, stamp, known)
-            digests[rows.start : rows.stop] = piece.arrays["digest"]
-            stamps[rows.start : rows.stop] = piece.arrays["stamp"]
-            bad += [(int(row), str(why)) for row, why in piece.about["bad"]]
-            advance(len(rows))
-    whole = write_table(path, {"listing": listing, "bad": bad}, {"digest": digests, "stamp": stamps})
-    for place in places:
-        with contextlib.suppress(OSError):
-            place.unlink()
-    return whole
+        check = _Check(path, n, listing, stamp, _digests_by_stamp(before if stamp else None), advance)
+        for number, digests, bad in (elsewhere or here)(listing, check.left()):
+            check.take(number, digests, bad)
+    return check.table()
 
 
-_Known = Callable[[npt.NDArray[np.uint64]], npt.NDArray[np.uint64]]
+def digested(number: int, rows: Sequence[int], found: Found) -> Piece:
+    """The piece of some rows, numbered."""
+    digests, bad = np.empty(len(rows), np.uint64), []
+    for at, (row, (digest, why)) in enumerate(zip(rows, found(rows), strict=True)):
+        digests[at] = digest
+        if why:
+            bad.append((row, why))
+    return number, digests, bad
+
+
+class _Check:
+    """What is known of all images so far, in pieces that are kept as they come."""
+
+    def __init__(
+        self, path: Path, n: int, listing: str, stamp: Stamp | None, known: _Known, advance: Callable[[int], object]
+    ) -> None:
+        self._path, self._n, self._listing = path, n, listing
+        self._size = max(PIECE, -(-n // PIECES))
+        self._stamp, self._known, self._advance = stamp, known, advance
+        self._digests, self._stamps = np.zeros(n, np.uint64), np.zeros(n, np.uint64)
+        self._bad: list[tuple[int, str]] = []
+        self._asked: dict[int, Sequence[int]] = {}  # rows of the pieces that are being looked at
+
+    def left(self) -> Iterator[tuple[int, Sequence[int]]]:
+        """Numbers of the pieces that are not there yet, and those of their rows of which nothing is known."""
+        for number in self._numbers():
+            rows = self._rows(number)
+            piece = checked_images(self._place(number), self._listing)
+            if piece is not None and len(piece.arrays["digest"]) == len(rows):
+                self._keep(piece, rows)
+                continue
+            own = slice(rows.start, rows.stop)
+            if self._stamp is not None:
+                self._stamps[own] = [self._stamp(row) for row in rows]
+                self._digests[own] = self._known(self._stamps[own])
+            todo = np.flatnonzero(self._digests[own] == 0) + rows.start
+            self._asked[number] = rows if len(todo) == len(rows) else array("q", todo.tolist())
+            yield number, self._asked[number]
+
+    def take(self, number: int, digests: npt.NDArray[np.uint64], bad: list[tuple[int, str]]) -> None:
+        """Keep what was found in the rows of a piece."""
+        rows, asked = self._rows(number), self._asked.pop(number)
+        own = slice(rows.start, rows.stop)
+        self._digests[own if isinstance(asked, range) else np.array(asked)] = digests
+        arrays = {"digest": self._digests[own], "stamp": self._stamps[own]}
+        self._keep(write_table(self._place(number), {"listing": self._listing, "bad": bad}, arrays), rows)
+
+    def table(self) -> Table:
+        """All of it, in the place of the pieces."""
+        about = {"listing": self._listing, "bad": sorted(self._bad)}
+        whole = write_table(self._path, about, {"digest": self._digests, "stamp": self._stamps})
+        for number in self._numbers():
+            with contextlib.suppress(OSError):
+                self._place(number).unlink()
+        return whole
+
+    def _numbers(self) -> range:
+        return range(-(-self._n // self._size))
+
+    def _rows(self, number: int) -> range:
+        return range(number * self._size, min((number + 1) * self._size, self._n))
+
+    def _place(self, number: int) -> Path:
+        return self._path.with_suffix(f".piece-{number:06d}")
+
+    def _keep(self, piece: Table, rows: range) -> None:
+        self._digests[rows.start : rows.stop] = piece.arrays["digest"]
+        self._stamps[rows.start : rows.stop] = piece.arrays["stamp"]
+        self._bad += [(int(row), str(why)) for row, why in piece.about["bad"]]
+        self._advance(len(rows))
 
 
 def _digests_by_stamp(table: Table | None) -> _Known:
@@ -88,15 +168,3 @@ def _digests_by_stamp(table: Table | None) -> _Known:
         return np.where(sorted_stamps[at] == stamps, digests[at], np.uint64(0))
 
     return known
-
-
-def _check_piece(place: Path, rows: range, found: Found, listing: str, stamp: Stamp | None, known: _Known) -> Table:
-    stamps = np.array([stamp(row) if stamp else 0 for row in rows], np.uint64)
-    digests = known(stamps)
-    todo = [rows[int(at)] for at in np.flatnonzero(digests == 0)]
-    bad = []
-    for row, (digest, why) in zip(todo, found(todo), strict=True):
-        digests[row - rows.start] = digest
-        if why:
-            bad.append((row, why))
-    return write_table(place, {"listing": listing, "bad": bad}, {"digest": digests, "stamp": stamps})

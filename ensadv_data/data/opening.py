@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ensadv_data.data.arrow import open_arrow
+from ensadv_data.data.checking import Elsewhere
 from ensadv_data.data.dataset import ArrayDataset
 from ensadv_data.data.fetch import HOME_VARIABLE, cache_home
 from ensadv_data.data.folder import open_folder
@@ -60,6 +61,7 @@ def open_dataset(
     preprocess: PreprocessSpec | str | None = None,
     on_bad_image: Literal["fail", "skip"] = "fail",
     threads: int | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Opened:
     """Open a data set by name; every byte of it is checked against a known SHA-256 first. Or open images of one's own.
 
@@ -89,6 +91,8 @@ def open_dataset(
         bad ones are left out.
     threads
         That decode, or digest arrays on the disk; one a core unless given.
+    elsewhere
+        Who digests images of one's own, once, in place of this process.
 
     Returns
     -------
@@ -127,11 +131,13 @@ def open_dataset(
             home=data_dir,
             threads=max(threads, AT_ONCE) if far else threads,  # they wait for answers most of the time
             limit=limit,
+            elsewhere=elsewhere,
         )
     if preprocess is not None or on_bad_image != "fail":
         raise InputError(f"preprocess, on_bad_image: expected encoded images, {', '.join(PLACES[:-1])}, got {name}")
     if colon and kind == "zarr" and place:
-        return open_zarr(Path(place).expanduser(), split, home=data_dir, threads=threads, limit=limit)
+        root = Path(place).expanduser()
+        return open_zarr(root, split, home=data_dir, threads=threads, limit=limit, elsewhere=elsewhere)
     if name not in DATASETS:
         raise UnknownNameError("data set", name, (*DATASETS, *PLACES))
     source = SOURCES[name]
@@ -147,7 +153,7 @@ def open_dataset(
     )
 
 
-def open_data(spec: DataSpec, split: str, *, threads: int | None = None) -> Opened:
+def open_data(spec: DataSpec, split: str, *, threads: int | None = None, elsewhere: Elsewhere | None = None) -> Opened:
     """Open the data set of a spec; raises as :func:`open_dataset` does."""
     return open_dataset(
         spec.data,
@@ -157,6 +163,7 @@ def open_data(spec: DataSpec, split: str, *, threads: int | None = None) -> Open
         preprocess=spec.preprocess,
         on_bad_image=spec.on_bad_image,
         threads=threads,
+        elsewhere=elsewhere,
     )
 
 

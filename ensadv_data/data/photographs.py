@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ensadv_data.data.checking import check_images, checked_images
+from ensadv_data.data.checking import Elsewhere, check_images, checked_images
 from ensadv_data.data.dataset import digest_examples, digest_of, require_limit, require_rows
 from ensadv_data.data.decoding import BadImage, decode_image, decoder_record
 from ensadv_data.data.listing import Listing, index_path
@@ -78,6 +78,8 @@ class Photographs:
         Folder of the index; this user's cache unless given.
     threads
         That decode.
+    elsewhere
+        Who digests the images, in place of this process.
 
     Raises
     ------
@@ -96,6 +98,7 @@ class Photographs:
     home: Path | None = field(kw_only=True, default=None)
     threads: int = field(kw_only=True, default=1)
     limit: int | None = field(kw_only=True, default=None)
+    elsewhere: Elsewhere | None = field(kw_only=True, default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a limit outside its range."""
@@ -176,18 +179,25 @@ class Photographs:
         what = f"{self.name.partition(':')[2]}-{self.split}"
         return index_path(self.home, what, how).with_suffix(".checked")
 
+    @property
+    def listed(self) -> str:
+        """Digest of the listing: of what lies where."""
+        return self.listing.digest
+
+    def digests_of(self, rows: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """Of rows of the listing, in order: digest and an empty text, or 0 and what is wrong with the image."""
+        return mapped(self._digest, rows, threads=self.threads)
+
     @cached_property
     def _checked(self) -> Table:
-        def found(rows: Sequence[int]) -> Iterator[tuple[int, str]]:
-            return mapped(self._digest, rows, threads=self.threads)
-
         return check_images(
             self._path,
             len(self.listing),
-            found,
-            listing=self.listing.digest,
+            self.digests_of,
+            listing=self.listed,
             title=f"check {self.name} {self.split}",
             stamp=self.listing.stamp,
+            elsewhere=self.elsewhere,
         )
 
     @cached_property

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from ensadv_data.data.checking import check_images
+from ensadv_data.data.checking import Elsewhere, check_images
 from ensadv_data.data.dataset import digest_examples, digest_of, require_limit, require_rows
 from ensadv_data.data.listing import find_split, index_path, split_folder
 from ensadv_data.data.photographs import mapped
@@ -43,6 +43,7 @@ class ZarrImages:
     home: Path | None = field(kw_only=True, default=None)
     threads: int = field(kw_only=True, default=1)  # that digest
     limit: int | None = field(kw_only=True, default=None)
+    elsewhere: Elsewhere | None = field(kw_only=True, default=None, repr=False)  # who does, in place of this process
 
     def __post_init__(self) -> None:
         """Refuse a limit outside its range."""
@@ -89,23 +90,37 @@ class ZarrImages:
             raise DataError(f"{self.files}: expected chunks that can be read, got: {error}") from None
 
     @cached_property
+    def listed(self) -> str:
+        """Digest of the names, sizes and times of all files."""
+        return _state(self.files)
+
+    def digests_of(self, rows: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """Of some rows, in order: digest and an empty text."""
+
+        def digests(part: Sequence[int]) -> npt.NDArray[np.uint64]:
+            return digest_examples(self._images(np.array(part, np.int64)))
+
+        parts = [rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS)]
+        for part in mapped(digests, parts, threads=self.threads):
+            yield from ((int(digest), "") for digest in part)
+
+    @cached_property
     def _checked(self) -> Table:
-        def digests(rows: Sequence[int]) -> npt.NDArray[np.uint64]:
-            return digest_examples(self._images(np.array(rows, np.int64)))
-
-        def found(rows: Sequence[int]) -> Iterator[tuple[int, str]]:
-            parts = [rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS)]
-            for part in mapped(digests, parts, threads=self.threads):
-                yield from ((int(digest), "") for digest in part)
-
         what, place = f"{self.name.partition(':')[2]}-{self.split}", str(self.files.resolve())
         path = index_path(self.home, what, "zarr", place).with_suffix(".checked")
         title = f"check {self.name} {self.split}"
-        return check_images(path, len(self.labels_N), found, listing=_state(self.files), title=title)
+        n, by = len(self.labels_N), self.elsewhere
+        return check_images(path, n, self.digests_of, listing=self.listed, title=title, elsewhere=by)
 
 
 def open_zarr(
-    root: Path, split: str, *, home: Path | None = None, threads: int = 1, limit: int | None = None
+    root: Path,
+    split: str,
+    *,
+    home: Path | None = None,
+    threads: int = 1,
+    limit: int | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> ZarrImages:
     """Open the arrays of a split.
 
@@ -115,6 +130,8 @@ def open_zarr(
         Folder in which the digests are kept; this user's cache unless given.
     threads
         That read images for their digests.
+    elsewhere
+        Who digests them, in place of this process.
 
     Raises
     ------
@@ -137,6 +154,7 @@ def open_zarr(
         home=home,
         threads=threads,
         limit=limit,
+        elsewhere=elsewhere,
     )
 
 

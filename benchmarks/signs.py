@@ -24,7 +24,7 @@ from figures import arguments_of, report
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, max_pool2d_with_indices
 
-from ensadv_data.attacks.loss import margin
+from ensadv_data.attacks.loss import margin_slope
 from ensadv_data.data import open_dataset
 from ensadv_data.models import build_model, load_model
 
@@ -90,9 +90,9 @@ def gradient(module: nn.Module, x: Tensor, loss: str, dtype: torch.dtype, taken:
         logits = here(x)
     logits = logits if dtype is torch.float64 else logits.float()
     label = logits.detach().argmax(1)
-    total = margin(logits, label).sum() if loss == "margin" else cross_entropy(logits, label, reduction="sum")
-    (found,) = torch.autograd.grad(total, x)
-    return found
+    if loss == "margin":  # as precompute does
+        return torch.autograd.grad(logits, x, margin_slope(logits.detach(), label))[0]
+    return torch.autograd.grad(cross_entropy(logits, label, reduction="sum"), x)[0]
 
 
 def compared(module: nn.Module, x: Tensor) -> dict[str, object]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ensadv_data import device_codec
 from ensadv_data.attacks.catalogue import noise_of, perturb
-from ensadv_data.attacks.gradient import input_gradients, labelled_gradients, logits_of
+from ensadv_data.attacks.gradient import input_gradients, labelled_gradients, logits_of, steady
 from ensadv_data.attacks.single import random_step
 from ensadv_data.codec import full_mask, pack_signs, quantise_deltas, random_bits, row_bytes
 from ensadv_data.errors import ModelError
@@ -160,6 +160,10 @@ class BlockRows:
         ``at`` is a multiple of the batch size, so that the batches are those of the whole block. Raises as
         :func:`perturb_block`.
         """
+        with steady(self._model.module):
+            self._fill(images_NCHW, y_true_N, at)
+
+    def _fill(self, images_NCHW: npt.NDArray[np.uint8], y_true_N: npt.NDArray[np.int64], at: int) -> None:
         model, spec, size = self._model, self._spec, int(self._spec.batch_size)
         for start in range(0, len(images_NCHW), size):
             stop = min(start + size, len(images_NCHW))
@@ -223,7 +227,7 @@ def _labelled(
         name_labels(logits_of(model.module, x))
         return label, {}
     losses = [attack.with_loss(spec.loss).loss_form for attack in certain]
-    gradients = labelled_gradients(model.module, x, name_labels, losses=losses)
+    gradients = labelled_gradients(model.module, x, name_labels, losses=losses, held=True)
     return label, {
         attack.name: _signs(attack, gradient, model, examples)
         for attack, gradient in zip(certain, gradients, strict=True)
@@ -272,6 +276,7 @@ def _draw(
                 [label[attack.name] for attack in attacks],
                 losses=[attack.with_loss(spec.loss).loss_form for attack in attacks],
                 dropout=dropout,
+                held=not dropout,
             )
         for attack, gradient in zip(attacks, gradients, strict=True):
             results[attack.name] = _signs(attack, gradient, model, examples)

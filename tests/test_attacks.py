@@ -22,7 +22,15 @@ from ensadv_data.attacks.gradient import (
     steady,
 )
 from ensadv_data.attacks.iterative import i_fgsm, iter_ll, pgd
-from ensadv_data.attacks.loss import CARLINI_WAGNER_CONFIDENCE, LOSSES, checked_logits, cross_entropy, hinge, margin
+from ensadv_data.attacks.loss import (
+    CARLINI_WAGNER_CONFIDENCE,
+    LOSSES,
+    checked_logits,
+    cross_entropy,
+    hinge,
+    margin,
+    margin_slope,
+)
 from ensadv_data.attacks.single import fgsm, r_fgsm, r_step_ll, step_ll
 from ensadv_data.data import open_dataset
 from ensadv_data.errors import InputError, ModelError, QuantityError
@@ -260,6 +268,39 @@ def test_the_hinge_lets_go_of_an_example_that_is_wrong_enough():
     hinge(logits, torch.tensor([0, 0])).sum().backward()
     assert logits.grad is not None
     assert logits.grad.tolist() == [[0, 0], [-1, 1]]
+
+
+@given(st.integers(0, 1000))
+def test_the_slope_of_the_margin_form_is_what_autograd_finds(seed):
+    """In float64 to its last digits, in float32 to its own."""
+    logits, y = random_logits(seed)
+    for dtype, apart in ((torch.float64, 1e-13), (torch.float32, 1e-6)):
+        z = logits.to(dtype).requires_grad_()
+        (found,) = torch.autograd.grad(margin(z, y).sum(), z)
+        slope = margin_slope(z.detach(), y)
+        assert slope.dtype == dtype
+        assert torch.allclose(slope, found, rtol=0, atol=apart)
+        assert torch.allclose(slope.sum(1), torch.zeros(len(z), dtype=dtype), rtol=0, atol=10 * apart)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_the_slope_of_logits_that_are_not_finite_is_nan(bad):
+    logits = torch.zeros(2, 4)
+    logits[1, 2] = bad
+    slope = margin_slope(logits, torch.tensor([0, 0]))
+    assert slope[0].isfinite().all()
+    assert slope[1].isnan().any()
+
+
+def test_gradients_in_closed_form_are_those_of_the_loss(smooth_net, images):
+    """Through a whole net, for several losses of one forward pass."""
+    x, net = images[0].double(), copy.deepcopy(smooth_net).double()
+    y, least = predicted_label(net, x), least_likely_label(net, x)
+    both = input_gradients(net, x, [y, least, y], losses=["margin", "margin", "cw"])
+    for got, (label, loss) in zip(both, ((y, margin), (least, margin), (y, hinge)), strict=True):
+        z = x.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(loss(net(z), label).sum(), z)
+        assert torch.allclose(got, expected, rtol=1e-9, atol=1e-15)
 
 
 def test_losses_by_name():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from ensadv_data.attacks.loss import LOSSES, checked_logits
+from ensadv_data.attacks.loss import LOSSES, SLOPES, checked_logits
 
 __all__ = ["input_gradient", "input_gradients", "labelled_gradients", "least_likely_label", "predicted_label", "steady"]
 
@@ -40,7 +40,13 @@ def steady(model: nn.Module, *, dropout: bool = False) -> Iterator[None]:
 
 
 def input_gradients(
-    model: nn.Module, x_NCHW: Tensor, labels: list[Tensor], *, losses: Sequence[str], dropout: bool = False
+    model: nn.Module,
+    x_NCHW: Tensor,
+    labels: list[Tensor],
+    *,
+    losses: Sequence[str],
+    dropout: bool = False,
+    held: bool = False,
 ) -> list[Tensor]:
     """Gradients of several losses from one forward pass, each at the same ``x_NCHW``.
 
@@ -56,6 +62,8 @@ def input_gradients(
         For each gradient, a name in :data:`~ensadv_data.attacks.loss.LOSSES`.
     dropout
         Whether dropout layers are active.
+    held
+        Whether the caller holds the model steady, for many calls: looking at every module takes a small net's time.
 
     Returns
     -------
@@ -67,7 +75,7 @@ def input_gradients(
     ModelError
         The model's output is not (N, K).
     """
-    return labelled_gradients(model, x_NCHW, lambda logits_NK: labels, losses=losses, dropout=dropout)
+    return labelled_gradients(model, x_NCHW, lambda logits_NK: labels, losses=losses, dropout=dropout, held=held)
 
 
 def labelled_gradients(
@@ -77,19 +85,21 @@ def labelled_gradients(
     *,
     losses: Sequence[str],
     dropout: bool = False,
+    held: bool = False,
 ) -> list[Tensor]:
     """Gradients whose labels come from the logits of the same forward pass, which ``labels_of`` is given, (N, K).
 
     Everything else as in :func:`input_gradients`.
     """
-    with steady(model, dropout=dropout), torch.enable_grad():
+    with nullcontext() if held else steady(model, dropout=dropout), torch.enable_grad():
         x = x_NCHW.detach().requires_grad_(True)
         logits = checked_logits(model(x), n=len(x))
         logits = logits if logits.dtype == torch.float64 else logits.float()  # autocast gives fewer bits
-        labels, gradients = labels_of(logits.detach()), []
+        labels, gradients = labels_of(seen := logits.detach()), []
         for i, (label_N, loss) in enumerate(zip(labels, losses, strict=True)):
-            total = LOSSES[loss](logits, label_N).sum()
-            gradients.append(torch.autograd.grad(total, x, retain_graph=i + 1 < len(labels))[0])
+            slope = SLOPES.get(loss)
+            of, along = (LOSSES[loss](logits, label_N).sum(), None) if slope is None else (logits, slope(seen, label_N))
+            gradients.append(torch.autograd.grad(of, x, along, retain_graph=i + 1 < len(labels))[0])
     return gradients
 
 

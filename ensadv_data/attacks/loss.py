@@ -14,7 +14,16 @@ from torch import Tensor
 
 from ensadv_data.errors import ModelError
 
-__all__ = ["CARLINI_WAGNER_CONFIDENCE", "LOSSES", "cross_entropy", "exact_cross_entropy", "hinge", "margin"]
+__all__ = [
+    "CARLINI_WAGNER_CONFIDENCE",
+    "LOSSES",
+    "SLOPES",
+    "cross_entropy",
+    "exact_cross_entropy",
+    "hinge",
+    "margin",
+    "margin_slope",
+]
 
 CARLINI_WAGNER_CONFIDENCE = 50.0  # Madry et al. (2018) stop following an example that is wrong by this much
 
@@ -37,6 +46,20 @@ def margin(logits_NK: Tensor, label_N: Tensor) -> Tensor:
     column = label_N.unsqueeze(1)
     others = logits_NK.scatter(1, column, float("-inf")).logsumexp(dim=1)
     return others - logits_NK.gather(1, column).squeeze(1)
+
+
+def margin_slope(logits_NK: Tensor, label_N: Tensor) -> Tensor:
+    """∂L′/∂z of :func:`margin`, in closed form: the softmax over the other classes, and −1 at the label.
+
+    It spares the loss and the way back through it, which of a small net take a tenth of the gradient's time.
+
+    Returns
+    -------
+    Tensor
+        Shape and dtype of the logits; each row adds up to 0. NaN where logits are not finite.
+    """
+    column = label_N.unsqueeze(1)
+    return logits_NK.scatter(1, column, float("-inf")).softmax(dim=1).scatter_(1, column, -1.0)
 
 
 def cross_entropy(logits_NK: Tensor, label_N: Tensor) -> Tensor:
@@ -67,6 +90,9 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ce": cross_entropy,
     "cw": hinge,
 }
+
+SLOPES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"margin": margin_slope}
+"""What :data:`LOSSES` change by with each logit, (N, K), where that is known in closed form."""
 
 
 def checked_logits(logits: Tensor, *, n: int) -> Tensor:

@@ -231,13 +231,14 @@ def row_arrays(kind: str, *, masked: bool) -> tuple[str, ...]:
 def zstd_level(name: str, kind: str, header: Header) -> int | None:
     """The zstd level of an array's chunks; None where they are raw rows and a crc32c, to be memory-mapped.
 
-    Masks are compressed: level 15 takes half of the bits on a max-pooling net that level 3 takes. So are the
+    Masks are compressed: level 9 takes two thirds of the bits on a max-pooling net that level 3 takes, and level 15 a
+    half, but ten times as long, a fortieth of the time of the gradients. So are the
     directions of kind sign in a store whose planes all fit in 1 GiB, so that a reader can hold them: gradients at the
     images themselves repeat and tie, a mask must be decoded for them anyway, and what zstd saves there (a third on
     MNIST) is more than what a mask costs. Everything else is raw: there a row is read in place.
     """
     if name == "nonzero":
-        return 15
+        return 9
     planes = 2 * header.draws * len(header.groups) * header.n * row_bytes(header.d)
     return 3 if name == "direction" and kind == "sign" and planes <= HELD_BYTES else None
 

@@ -37,9 +37,9 @@ from ensadv_data.blocks import Job, make_block, plan_blocks
 from ensadv_data.data import open_data
 from ensadv_data.data.decoding import decode_image
 from ensadv_data.data.photographs import mapped
+from ensadv_data.entries import entries_of
 from ensadv_data.memory import keep_freed_memory
 from ensadv_data.models import load_model
-from ensadv_data.perturbation import entries_of
 from ensadv_data.precompute import header_of, precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec, PreprocessSpec, TrainSpec
 from ensadv_data.store import StoreWriter

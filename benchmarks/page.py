@@ -126,8 +126,15 @@ def _signed(found: Found) -> list[list[str]]:
     values = min(row["values"] for row in models.values())
     what = f"signs of float32 that are not float64's, of {values:,}"
     rows = {a: float(sum(row["margin, float32"].values())) for a, row in models.items()}
-    same = {a: float(row["margin, float32, same branches"]["wrong"]) for a, row in models.items()}
-    return [*_judged(what, rows, most=0), *_judged(f"{what}, same branches", same, most=0)]
+    same, exact = (
+        {a: float(row[f"margin, {kind}"]["wrong"]) for a, row in models.items()}
+        for kind in ("float32, same branches", "exact")
+    )
+    return [
+        *_judged(what, rows, most=0),
+        *_judged(f"{what}, same branches", same, most=0),
+        *_judged(f"the same of --precision exact, of {values:,}", exact, most=0),
+    ]
 
 
 def _directed(found: Found) -> list[list[str]]:
@@ -277,14 +284,16 @@ def precomputed(found: Found) -> str:
             f"{row['images_a_second']['block']:,}",
             spread(row["bare_over_block"]),
             spread(row["one_by_one_over_one_pass"]),
+            spread(row["exact_over_block"]),
         ]
         for name, row in found["architectures"].items()
     ]
     return (
         "A block of a store of MNIST images under FGSM, as a worker of precompute makes it: read, computed, "
         "packed, digested, written; beside a bare loop of input gradients. *One pass*: FGSM and Step-LL of two models "
-        "together, beside each of the four by itself.\n\n"
-        + table(["", "images a second", "bare ÷ precompute", "one by one ÷ one pass"], rows)
+        "together, beside each of the four by itself. The bare loop asks autograd for the gradient of the loss, "
+        "precompute has that of the loss with respect to the logits in closed form. *Exact*: `--precision exact`.\n\n"
+        + table(["", "images a second", "bare ÷ precompute", "one by one ÷ one pass", "exact ÷ precompute"], rows)
     )
 
 
@@ -370,12 +379,14 @@ def sized(found: Found) -> str:
 
 def signed(found: Found) -> str:
     """Wrong signs by precision."""
-    kinds = ("margin, float32", "margin, float32, same branches", "margin, bfloat16", "ce, float32", "ce, bfloat16")
+    kinds = ("margin, float32", "margin, float32, same branches", "margin, exact", "margin, bfloat16", "ce, float32")
+    kinds += ("ce, bfloat16",)
     rows = [
         [
             name,
             f"{100 * row['saturated_images']:.0f}%",
             *(_share(row, kind) for kind in kinds),
+            f"{100 * row['margin, exact']['images in float64']:.2f}%",
         ]
         for name, row in found["models"].items()
     ]
@@ -384,8 +395,9 @@ def signed(found: Found) -> str:
         "predicted label the model gives a probability that float32 rounds to 1. *Same branches*: beside a float64 in "
         "which every ReLU and max-pool goes the way that it goes in float32. What is wrong without this and right with "
         "it is no rounding of the gradient: two inputs of a max-pool, or a ReLU's input and zero, tie to the last bits "
-        "of float32, and the gradient has a jump there that float64 meets on its other side.\n\n"
-        + table(["", "saturated", *kinds], rows)
+        "of float32, and the gradient has a jump there that float64 meets on its other side. *Exact*: as `precompute "
+        "--precision exact` makes them, and the share of images that it computes in float64.\n\n"
+        + table(["", "saturated", *kinds, "in float64"], rows)
     )
 
 
@@ -416,7 +428,11 @@ def directed(found: Found) -> str:
 
 
 def _share(row: Found, kind: str) -> str:
-    wrong, values = sum(row[kind].values()), row["values_bfloat16" if "bfloat16" in kind else "values"]
+    counts = row[kind]
+    wrong, values = (
+        counts["wrong"] if "wrong" in counts else sum(counts.values()),
+        row["values_bfloat16" if "bfloat16" in kind else "values"],
+    )
     return f"{wrong:,} ({100 * wrong / values:.2g}%)"
 
 

@@ -3,8 +3,8 @@
     python benchmarks/precompute.py [--architecture B,C,D] [--rounds 9] [--json FILE]
 
 *bare* computes the gradient of the loss at each image of a block of a store, and drops it; *block* reads, computes,
-packs, digests and writes, as a worker of precompute does. *one pass* makes FGSM and Step-LL of two models together,
-*one by one* each of the four by itself. Batches of 64, one thread.
+packs, digests and writes, as a worker of precompute does; *exact* does so with --precision exact. *one pass* makes FGSM
+and Step-LL of two models together, *one by one* each of the four by itself. Batches of 64, one thread.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ensadv_data.bench import gradient_alternatives, save_untrained
 from ensadv_data.blocks import Block, Job, make_block
 from ensadv_data.data import open_dataset
 from ensadv_data.dist import intra_op_threads
+from ensadv_data.entries import entries_of
 from ensadv_data.memory import keep_freed_memory
 from ensadv_data.models import load_model
-from ensadv_data.perturbation import entries_of
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import Header, StoreWriter, block_size
 from ensadv_data.timing import measure, ratio
@@ -32,7 +32,7 @@ SIZES = {"A": 10_000, "D": 60_000}  # images of the store
 
 
 def first_block(
-    models: dict[str, str], attacks: tuple[str, ...], n: int, path: Path, **options: bool
+    models: dict[str, str], attacks: tuple[str, ...], n: int, path: Path, **options: bool | str
 ) -> Callable[[], object]:
     """What a worker does with the first block of a store for n images."""
     spec = PrecomputeSpec(models=models, attacks=attacks, **options)
@@ -69,6 +69,7 @@ def compared(architecture: str, folder: Path, rounds: int) -> dict[str, Any]:
         {
             "bare": gradient_alternatives(load_model(models["m0"], name="m0"), images)["bare"],
             "block": first_block({"m0": models["m0"]}, ("fgsm",), n, folder / "one"),
+            "exact": first_block({"m0": models["m0"]}, ("fgsm",), n, folder / "exact", precision="exact"),
         },
         rounds=rounds,
     )
@@ -85,12 +86,13 @@ def compared(architecture: str, folder: Path, rounds: int) -> dict[str, Any]:
         rounds=rounds,
     )
     return {
-        "images": {"bare": large, "block": large, "one pass": small, "one by one": small},
+        "images": {"bare": large, "block": large, "exact": large, "one pass": small, "one by one": small},
         "images_a_second": {
             **{name: round(large / timing.median) for name, timing in timings.items()},
             **{name: round(small / timing.median) for name, timing in passes.items()},
         },
         "bare_over_block": rounded(ratio(timings, "bare", "block")),
+        "exact_over_block": rounded(ratio(timings, "exact", "block")),
         "one_by_one_over_one_pass": rounded(ratio(passes, "one by one", "one pass")),
     }
 

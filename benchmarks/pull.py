@@ -27,9 +27,9 @@ from ending import ended
 from figures import arguments_of, milliseconds, report, rounded
 from obstore.store import from_url
 
+from ensadv_data.entries import entries_of, plan_of
 from ensadv_data.manifest import Manifest, SourceRecord
 from ensadv_data.objects import AT_ONCE
-from ensadv_data.perturbation import entries_of, plan_of
 from ensadv_data.remote import pull
 from ensadv_data.spec import PrecomputeSpec
 from ensadv_data.store import Header, Planes, StoreWriter

@@ -7,8 +7,8 @@ rounds to 1, and is then asked for the gradients at --limit images, those 500 fi
 which precompute uses, and with cross-entropy. Counted are values whose sign is not float64's: *opposite*, *lost* (zero,
 where float64 has a sign) and *made* (a sign, where float64 has zero). *same branches*: beside a float64 in which every
 ReLU is open and every max-pool points where it is in float32: two values that tie to the last bit of float32 send the
-gradient along one of two ways, and neither is wrong. With --model NAME=FILE, repeatable, models of your own are asked
-in their place.
+gradient along one of two ways, and neither is wrong. *exact* are the signs of a store of that precision, and the share
+of images that it computes in float64. With --model NAME=FILE, repeatable, models of your own are asked in their place.
 """
 
 from __future__ import annotations
@@ -25,8 +25,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, max_pool2d_with_indices
 
 from ensadv_data.attacks.loss import margin_slope
+from ensadv_data.codec import rows_near_zero, unpack_signs
 from ensadv_data.data import open_dataset
-from ensadv_data.models import build_model, load_model
+from ensadv_data.doubtful import NEAR
+from ensadv_data.entries import entries_of
+from ensadv_data.models import Model, build_model, load_model
+from ensadv_data.perturbation import perturb_block
+from ensadv_data.spec import PrecomputeSpec
 
 LEARNT, BATCH = 500, 50
 FEW = 2  # batches for bfloat16, which many CPUs only imitate, twenty times as slowly
@@ -95,12 +100,22 @@ def gradient(module: nn.Module, x: Tensor, loss: str, dtype: torch.dtype, taken:
     return torch.autograd.grad(cross_entropy(logits, label, reduction="sum"), x)[0]
 
 
+def exactly(module: nn.Module, x: Tensor) -> Tensor:
+    """Signs that a store of ``precision = exact`` has."""
+    spec = PrecomputeSpec(models={"m": "m"}, attacks=("fgsm",), batch_size=BATCH, precision="exact")
+    model, images = Model("m", module, "m", "m", ""), (255 * x).round().to(torch.uint8).numpy()
+    made = perturb_block(model, images, spec, entries_of(spec, model), first=0, y_true_N=np.zeros(len(x), np.int64))
+    (planes,) = made.values()
+    mask = None if planes.nonzero is None else planes.nonzero[0]
+    return torch.from_numpy(unpack_signs(planes.direction[0], mask, d=x[0].numel())).view(x.shape).double()
+
+
 def compared(module: nn.Module, x: Tensor) -> dict[str, object]:
     """Wrong signs among all values, by loss and precision."""
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     wrong = {(loss, precision): np.zeros(3, int) for loss in ("margin", "ce") for precision in ("float32", "bfloat16")}
-    saturated, opposed = 0, 0
+    saturated, opposed, wrong_of_exact, doubted = 0, 0, 0, 0
     for number, part in enumerate(x.split(BATCH)):
         logits = module(part)
         saturated += int((logits.softmax(1).max(1).values == 1).sum())
@@ -108,6 +123,9 @@ def compared(module: nn.Module, x: Tensor) -> dict[str, object]:
         rounded = gradient(module, part, "margin", torch.float32, taken).sign()
         opposed += int((gradient(module, part, "margin", torch.float64, taken).sign() != rounded).sum())
         exact = gradient(module, part, "margin", torch.float64).sign()  # of cross-entropy too: softplus is monotone
+        wrong_of_exact += int((exactly(module, part) != exact).sum())
+        near = gradient(module, part, "margin", torch.float32).flatten(1).numpy()
+        doubted += int(rows_near_zero(near, share=NEAR).sum())
         for loss in ("margin", "ce"):
             for precision in ("float32", "bfloat16") if number < FEW else ("float32",):
                 found = gradient(module, part, loss, getattr(torch, precision)).sign()
@@ -118,6 +136,7 @@ def compared(module: nn.Module, x: Tensor) -> dict[str, object]:
         "values_bfloat16": x[: FEW * BATCH].numel(),
         "saturated_images": round(saturated / len(x), 4),
         "margin, float32, same branches": {"wrong": opposed},
+        "margin, exact": {"wrong": wrong_of_exact, "images in float64": round(doubted / len(x), 4)},
         **{
             f"{loss}, {precision}": dict(zip(("opposite", "lost", "made"), map(int, counts), strict=True))
             for (loss, precision), counts in wrong.items()

@@ -16,6 +16,8 @@ __all__ = ["as_recorded", "in_precision"]
 def in_precision(device: str, precision: str = "float32") -> Iterator[None]:
     """Compute in ``float32``, ``tf32`` or under autocast to ``bfloat16``; on a GPU by kernels that repeat themselves.
 
+    ``exact`` begins as float32 (:mod:`ensadv_data.doubtful`).
+
     PyTorch lets the convolutions of a GPU round their float32 inputs to TF32, which has 10 bits of mantissa and not 23,
     unless it is told otherwise; and cuDNN may take kernels whose sums depend on which thread was first.
     """

@@ -22,11 +22,12 @@ from ensadv_data.attacks.loss import margin
 from ensadv_data.codec import apply_signs, full_mask, pack_signs, row_bytes
 from ensadv_data.data import Dataset
 from ensadv_data.dist import check_device, intra_op_threads
+from ensadv_data.entries import entries_of
 from ensadv_data.gather import gather_rows
 from ensadv_data.keys import numpy_generator
 from ensadv_data.manifest import DataRecord, Manifest
 from ensadv_data.models import Model, build_model, load_model, save_model
-from ensadv_data.perturbation import entries_of, perturb_block
+from ensadv_data.perturbation import perturb_block
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import PrecomputeSpec, TrainSpec, checked
 from ensadv_data.store import Entry, Header, Planes, Store, StoreWriter, open_store

@@ -33,6 +33,7 @@ __all__ = [
     "quantise_deltas",
     "random_bits",
     "row_bytes",
+    "rows_near_zero",
     "unpack_signs",
 ]
 
@@ -99,6 +100,13 @@ def pack_signs(values_ND: npt.NDArray[Any]) -> tuple[U8, U8 | None]:
     if may_be_nan and np.isnan(values_ND).any():
         raise InputError("expected numbers, got NaN; a NaN has no sign")
     return direction, None if is_full else nonzero
+
+
+def rows_near_zero(values_ND: F32, *, share: float) -> npt.NDArray[np.bool_]:
+    """Rows with a value that is not zero, and below that share of the row's largest; bool (N,). float32 (N, D)."""
+    found = np.empty(len(values_ND), np.bool_)
+    _near_zero(np.ascontiguousarray(values_ND), np.float32(share), found)
+    return found
 
 
 def unpack_signs(direction_NB: U8, nonzero_NB: U8 | None = None, *, d: int) -> I8:
@@ -263,6 +271,19 @@ def _pack(values_ND: F32, direction_NB: U8, nonzero_NB: U8) -> bool:
         if d % 8:
             is_full &= nonzero_NB[i, d // 8] == (1 << d % 8) - 1
     return is_full
+
+
+@njit(nogil=True, cache=True, fastmath={"nnan", "nsz", "reassoc"})
+def _near_zero(values_ND: F32, share: Any, found: npt.NDArray[np.bool_]) -> None:
+    for i in range(len(values_ND)):
+        largest = np.float32(0)
+        for j in range(values_ND.shape[1]):
+            largest = max(largest, abs(values_ND[i, j]))
+        near, count = largest * share, 0
+        for j in range(values_ND.shape[1]):
+            size = abs(values_ND[i, j])
+            count += (size < near) & (size > np.float32(0))
+        found[i] = count > 0
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})

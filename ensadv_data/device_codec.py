@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["apply_deltas", "apply_signs", "pack_signs", "pixels", "ship", "unpack_signs"]
+__all__ = ["apply_deltas", "apply_signs", "pack_signs", "pixels", "rows_near_zero", "ship", "unpack_signs"]
 
 _ALIGNED = 16  # bytes: a view of any dtype may begin there
 
@@ -69,6 +69,12 @@ def apply_deltas(x_ND: Tensor, q_ND: Tensor, *, epsilon: Tensor) -> Tensor:
 def pack_signs(values_ND: Tensor) -> tuple[Tensor, Tensor]:
     """The signs of values of shape (N, D): the direction plane and the mask, uint8 (N, ⌈D/8⌉)."""
     return _packed(values_ND > 0), _packed(values_ND != 0)
+
+
+def rows_near_zero(values_ND: Tensor, *, share: float) -> Tensor:
+    """Rows with a value that is not zero, and below that share of the row's largest; bool (N,)."""
+    sizes = values_ND.abs()
+    return ((sizes < share * sizes.amax(1, keepdim=True)) & (sizes > 0)).any(1)
 
 
 def _bits(plane_NB: Tensor, d: int) -> Tensor:

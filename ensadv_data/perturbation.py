@@ -8,8 +8,9 @@ same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,73 +22,19 @@ from ensadv_data.attacks.catalogue import noise_of, perturb
 from ensadv_data.attacks.gradient import input_gradients, labelled_gradients, logits_of, steady
 from ensadv_data.attacks.single import random_step
 from ensadv_data.codec import full_mask, pack_signs, quantise_deltas, random_bits, row_bytes
+from ensadv_data.doubtful import Doubtful
 from ensadv_data.errors import ModelError
-from ensadv_data.keys import derive_key, torch_seeded
+from ensadv_data.keys import torch_seeded
 from ensadv_data.models import Model
 from ensadv_data.spec import AttackSpec, PrecomputeSpec
 from ensadv_data.store import Entry, Planes
 from ensadv_data.views import Views, cut
 
-__all__ = ["BlockRows", "entries_of", "equal_draws", "perturb_block", "plan_of"]
+__all__ = ["BlockRows", "perturb_block"]
 
 _Packed = tuple[npt.NDArray[Any], npt.NDArray[np.uint8] | None]  # directions or deltas; the mask, where one is needed
+_Look: TypeAlias = Callable[..., None]  # Doubtful.look
 _FILL_STREAM = 2  # of the coin that replaces zeros; 0 is the random step of the R+ attacks
-
-
-class _Source(Protocol):
-    """What names a static model: one that was loaded, or the record of one in a manifest."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def architecture(self) -> str: ...
-
-    @property
-    def digest(self) -> str: ...
-
-
-def plan_of(spec: PrecomputeSpec, sources: Iterable[_Source]) -> dict[str, Any]:
-    """The plan of a store, as its root group has it; the spec has a number as its batch size."""
-    how = spec.model_dump(mode="json", exclude={"models", "draws", "device"})
-    how["device"] = torch.device(spec.device).type
-    how["threads"] = 1 if spec.device == "cpu" else None
-    how["precision"] = spec.precision
-    how["sources"] = {source.name: source.digest for source in sources}
-    return how
-
-
-def entries_of(spec: PrecomputeSpec, model: _Source) -> dict[str, Entry]:
-    """For each attack's name, the entry that describes it in the store."""
-    return {
-        attack.name: Entry(
-            source=model.name,
-            attack=attack.name,
-            kind=attack.kind,
-            epsilon=attack.epsilon if attack.kind == "delta" else None,
-            alpha=attack.random_step if attack.kind == "rsign" else None,
-            seed=derive_key("random step", spec.seed, model.name, attack.name),
-            source_digest=model.digest,
-            architecture=model.architecture,
-            loss=attack.with_loss(spec.loss).loss_form,
-        )
-        for attack in spec.attacks
-    }
-
-
-def equal_draws(spec: PrecomputeSpec, model: Model) -> Iterator[str]:
-    """Remarks on draws that cannot differ, and so cost their bits for nothing."""
-    modules = model.module.modules()
-    drops = any(isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0 for module in modules)
-    if spec.draws == 1 or spec.augment is not None:
-        return
-    for attack in spec.attacks:
-        has_dropout = attack.kind == "sign" and spec.mode == "train" and drops  # iterative attacks never use it
-        if not attack.is_random and not has_dropout:
-            yield (
-                f"{model.name}/{attack.name}: all {spec.draws} draws are equal, since nothing in this source is "
-                "random; use --draws 1, an R+ attack, or --mode train with a source that has dropout"
-            )
 
 
 def perturb_block(
@@ -153,6 +100,7 @@ class BlockRows:
         }
         self._masks: dict[str, npt.NDArray[np.uint8]] = {}  # from the first zero on
         self._labels = {attack.name: np.empty(n, np.int32) for attack in spec.attacks}
+        self._doubtful = Doubtful(model, size=int(spec.batch_size)) if spec.precision == "exact" else None
 
     def fill(self, images_NCHW: npt.NDArray[np.uint8], y_true_N: npt.NDArray[np.int64], *, at: int) -> None:
         """Compute the rows of some images, of which the first is image ``at`` of the block.
@@ -170,18 +118,23 @@ class BlockRows:
             place = slice(at + start, at + stop)
             x = device_codec.pixels(torch.from_numpy(images_NCHW[start:stop]).to(spec.device))
             y_true, examples = torch.from_numpy(y_true_N[start:stop]), np.arange(place.start, place.stop) + self._first
-            label, made = _labelled(model, x, y_true.to(x.device), spec, examples=examples)
+            look = None if self._doubtful is None else partial(self._doubtful.look, first=place.start)
+            label, made = _labelled(model, x, y_true.to(x.device), spec, examples=examples, look=look)
             for attack in spec.attacks:
                 self._labels[attack.name][place] = label[attack.name].cpu().numpy()
             for name, packed in made.items():
                 self._keep(name, packed, slice(None), place)
             for k in range(spec.draws if len(made) < len(spec.attacks) else 0):
                 x = _view(x, images_NCHW[start:stop], spec, examples=examples, k=k)
-                for name, packed in _draw(model, x, label, spec, self._entries, examples=examples, k=k).items():
+                drawn = _draw(model, x, label, spec, self._entries, examples=examples, k=k, look=look)
+                for name, packed in drawn.items():
                     self._keep(name, packed, k, place)
 
     def planes(self) -> dict[str, Planes]:
         """For each entry's key, planes with leading axis K."""
+        attacks = {attack.name: attack for attack in self._spec.attacks}
+        for again in () if self._doubtful is None else self._doubtful.again():
+            self._keep(again.attack, _turned(attacks[again.attack], again.gradient), again.draw, again.rows)
         return {
             self._entries[name].key: _planes(
                 rows, self._masks.get(name), self._labels[name], self._spec, self._entries[name], self._d, self._first
@@ -189,7 +142,7 @@ class BlockRows:
             for name, rows in self._rows.items()
         }
 
-    def _keep(self, name: str, packed: _Packed, draw: int | slice, place: slice) -> None:
+    def _keep(self, name: str, packed: _Packed, draw: int | slice, place: slice | npt.NDArray[np.int64]) -> None:
         rows, mask = packed
         self._rows[name][draw, place] = rows
         if mask is not None:
@@ -197,6 +150,8 @@ class BlockRows:
                 self._masks[name] = np.empty_like(self._rows[name])
                 self._masks[name][:] = full_mask(self._d)
             self._masks[name][draw, place] = mask
+        elif name in self._masks:
+            self._masks[name][draw, place] = full_mask(self._d)
 
 
 def _view(
@@ -211,7 +166,13 @@ def _view(
 
 
 def _labelled(
-    model: Model, x: Tensor, y_true: Tensor, spec: PrecomputeSpec, *, examples: npt.NDArray[np.int64]
+    model: Model,
+    x: Tensor,
+    y_true: Tensor,
+    spec: PrecomputeSpec,
+    *,
+    examples: npt.NDArray[np.int64],
+    look: _Look | None,
 ) -> tuple[dict[str, Tensor], dict[str, _Packed]]:
     """The label of every attack, from the whole image; and what this forward pass makes for all draws at once."""
     label: dict[str, Tensor] = {}
@@ -228,6 +189,9 @@ def _labelled(
         return label, {}
     losses = [attack.with_loss(spec.loss).loss_form for attack in certain]
     gradients = labelled_gradients(model.module, x, name_labels, losses=losses, held=True)
+    if look is not None:
+        for attack, loss, gradient in zip(certain, losses, gradients, strict=True):
+            look(attack.name, loss, gradient, x=x, label=label[attack.name], draw=slice(None))
     return label, {
         attack.name: _signs(attack, gradient, model, examples)
         for attack, gradient in zip(certain, gradients, strict=True)
@@ -243,6 +207,7 @@ def _draw(
     *,
     examples: npt.NDArray[np.int64],
     k: int,
+    look: _Look | None,
 ) -> dict[str, _Packed]:
     """One draw of the attacks that chance has a part in, on one batch; those at the same point share a forward pass."""
     dropout = spec.mode == "train"
@@ -280,6 +245,9 @@ def _draw(
             )
         for attack, gradient in zip(attacks, gradients, strict=True):
             results[attack.name] = _signs(attack, gradient, model, examples)
+            if look is not None:
+                loss = attack.with_loss(spec.loss).loss_form
+                look(attack.name, loss, gradient, x=point, label=label[attack.name], draw=k)
     return results
 
 
@@ -291,6 +259,10 @@ def _is_certain(attack: AttackSpec, spec: PrecomputeSpec) -> bool:
 def _signs(attack: AttackSpec, gradient: Tensor, model: Model, examples: npt.NDArray[np.int64]) -> _Packed:
     """The direction of an attack, packed."""
     _check_finite(gradient, model, examples, "gradient")
+    return _turned(attack, gradient)
+
+
+def _turned(attack: AttackSpec, gradient: Tensor) -> _Packed:
     direction, mask = _packed(gradient.flatten(1))
     if attack.least_likely:  # down the gradient: each sign that there is, turned round, among the bits
         direction ^= full_mask(gradient[0].numel()) if mask is None else mask

@@ -15,12 +15,12 @@ from typing import Any
 from ensadv_data.checkpoint import record_of
 from ensadv_data.data import Dataset, Opened, open_data
 from ensadv_data.dist import available_cores, check_device
+from ensadv_data.entries import entries_of
 from ensadv_data.errors import InputError
 from ensadv_data.evaluating import evaluation_bytes, evaluation_seconds, uncounted
 from ensadv_data.forecast import BreakEven, Plan, StagePlan
 from ensadv_data.models import Model, build_model, check_models, leaves, load_model, model_bytes
 from ensadv_data.outputs import Outputs, finished_stages
-from ensadv_data.perturbation import entries_of
 from ensadv_data.precompute import header_of
 from ensadv_data.progress import progress_bar
 from ensadv_data.recipe import Recipe, Stage, selected

@@ -24,11 +24,11 @@ from ensadv_data.cluster import HERE, Crew, Tls, connected, streamed
 from ensadv_data.data import Dataset, Opened, absolute_data, open_data
 from ensadv_data.data.checking import Piece
 from ensadv_data.dist import available_cores, check_device, intra_op_threads
+from ensadv_data.entries import entries_of, equal_draws, plan_of
 from ensadv_data.errors import InputError, IntegrityError, Interrupted, OutputError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
 from ensadv_data.models import Model, check_models, load_model, with_absolute_file, with_leaves
 from ensadv_data.objects import Objects, is_url, objects_at
-from ensadv_data.perturbation import entries_of, equal_draws, plan_of
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, PrecomputeSpec
 from ensadv_data.store import (

@@ -25,11 +25,12 @@ from ensadv_data.attacks.gradient import logits_of
 from ensadv_data.compression import zstd_encode
 from ensadv_data.data import Dataset, Opened, digest_examples
 from ensadv_data.dist import intra_op_threads
+from ensadv_data.entries import entries_of
 from ensadv_data.evaluation.diagnosis import measured_on
 from ensadv_data.mixing import Part
 from ensadv_data.models import Model
 from ensadv_data.online import Computed, computed_perturbation
-from ensadv_data.perturbation import entries_of, perturb_block
+from ensadv_data.perturbation import perturb_block
 from ensadv_data.spec import AttackSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, TrainSpec
 from ensadv_data.store import Header
 from ensadv_data.store.layout import row_arrays, zstd_level

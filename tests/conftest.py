@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).with_name("every_process")))
 import missing_operators
 
 missing_operators.declare()
+
+# An example that is the first to compile native code takes as long as the machine is busy: no test is a clock.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="module")

@@ -126,6 +126,8 @@ def test_signs_of_float32_are_those_of_float64(run):
     assert found["saturated_images"] > 0
     assert sum(found["margin, float32"].values()) <= found["values"] / 100_000
     assert found["margin, float32, same branches"]["wrong"] == 0
+    assert found["margin, exact"]["wrong"] == 0
+    assert 0 <= found["margin, exact"]["images in float64"] < 0.05
     assert found["margin, bfloat16"]["opposite"] > 0
     assert found["ce, float32"]["opposite"] + found["ce, float32"]["lost"] > 0
 

@@ -10,10 +10,11 @@ from torch import nn
 from ensadv_data.attacks.catalogue import noise_of, perturb
 from ensadv_data.attacks.gradient import input_gradient, logits_of
 from ensadv_data.codec import apply_deltas, random_bits, unpack_signs
+from ensadv_data.entries import entries_of, equal_draws
 from ensadv_data.errors import ModelError
 from ensadv_data.keys import derive_key
 from ensadv_data.models import Model, check_model, weights_digest
-from ensadv_data.perturbation import entries_of, equal_draws, perturb_block
+from ensadv_data.perturbation import perturb_block
 from ensadv_data.spec import AttackSpec, PrecomputeSpec
 from ensadv_data.store import Planes
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from ensadv_data import sizing
 from ensadv_data.data import open_dataset
+from ensadv_data.entries import entries_of
 from ensadv_data.models import build_model, load_model, save_model
-from ensadv_data.perturbation import entries_of, perturb_block
+from ensadv_data.perturbation import perturb_block
 from ensadv_data.precompute import header_of, precompute_store
 from ensadv_data.sizing import Span, store_reading, store_size, worker_bytes
 from ensadv_data.spec import DataSpec, PrecomputeSpec

@@ -21,6 +21,7 @@ from ensadv_data.batches import Batches, deliver
 from ensadv_data.codec import apply_signs, full_mask, pack_signs, unpack_signs
 from ensadv_data.data import ArrayDataset, open_dataset
 from ensadv_data.dist import Place
+from ensadv_data.entries import equal_draws
 from ensadv_data.errors import AlignmentError, InputError, IntegrityError, Interrupted, QuantityError, UnknownNameError
 from ensadv_data.evaluation.stored import stored_sources
 from ensadv_data.exchange import export_store, import_store
@@ -29,7 +30,6 @@ from ensadv_data.manifest import parse_manifest, read_manifest
 from ensadv_data.mixing import Schedule, plan_step
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.objects import objects_at
-from ensadv_data.perturbation import equal_draws
 from ensadv_data.precompute import precompute_store
 from ensadv_data.report.charts import draw_pictures
 from ensadv_data.sources import augmentation_of, static_sources

@@ -162,7 +162,12 @@ def train(
 @click.option("--loss", default="margin", show_default=True, help="margin, or ce for comparison.")
 @seed_option
 @click.option("--batch-size", default="64", show_default=True, help="Images at once, or auto: found by trial.")
-@click.option("--precision", default="float32", show_default=True, help="float32; tf32 or bfloat16: faster on a GPU.")
+@click.option(
+    "--precision",
+    default="float32",
+    show_default=True,
+    help="float32, exact, tf32 or bfloat16.",
+)
 @click.option("--compile", is_flag=True, help="Compile the models by torch.compile.")
 @device_option
 @click.option("--workers", type=click.IntRange(min=0), help="Processes here; one a core unless given; 0: this process.")

@@ -164,7 +164,7 @@ class PrecomputeSpec(Spec):
     loss: Literal["margin", "ce"] = "margin"
     seed: int = Field(default=0, ge=0)
     batch_size: BatchSize = 64  # auto: found by trial when the store is begun
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16", "exact"] = "float32"
     compile: bool = False
     device: str = "cpu"
 
@@ -188,6 +188,8 @@ class PrecomputeSpec(Spec):
             )
         if self.precision == "tf32" and self.device == "cpu":
             raise InputError("precision: expected float32 or bfloat16 on a CPU, which has no TF32, got tf32")
+        if self.precision == "exact" and self.mode == "train":
+            raise InputError("precision: expected float32 with mode = train, got exact: no dropout mask is drawn twice")
         names = [attack.name for attack in self.attacks]
         if len(set(names)) < len(names):
             raise InputError(f"attacks: expected each name once in a store, got {', '.join(names)}")

@@ -13,10 +13,10 @@ from typing import Any
 
 from ensadv_data.codec import row_bytes
 from ensadv_data.compression import zstd_bound
+from ensadv_data.entries import entries_of, plan_of
 from ensadv_data.errors import InputError, IntegrityError
 from ensadv_data.manifest import Manifest
 from ensadv_data.objects import Objects
-from ensadv_data.perturbation import entries_of, plan_of
 from ensadv_data.spec import PrecomputeSpec, checked
 from ensadv_data.store import Entry, Header, block_of, chunk_keys, chunk_rows, made_documents, row_arrays, zstd_level
 from ensadv_data.untrusted import ZARR, parse_json, quoted

@@ -27,6 +27,7 @@ __all__ = ["TOLERANCE", "Agreement", "agreements"]
 # The least share of values that must agree, by precision and kind; docs/security.md says why.
 TOLERANCE: Mapping[str, Mapping[str, float]] = {
     "float32": {"sign": 0.999, "rsign": 0.999, "delta": 0.9, "label": 0.999},
+    "exact": {"sign": 0.999, "rsign": 0.999, "delta": 0.9, "label": 0.999},
     "tf32": {"sign": 0.93, "rsign": 0.93, "delta": 0.9, "label": 0.75},
     "bfloat16": {"sign": 0.93, "rsign": 0.93, "delta": 0.9, "label": 0.75},
 }

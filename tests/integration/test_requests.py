@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ensadv_data.data import open_dataset
+from ensadv_data.entries import entries_of
 from ensadv_data.models import build_model, load_model, save_model
-from ensadv_data.perturbation import entries_of
 from ensadv_data.precompute import header_of, precompute_store
 from ensadv_data.sizing import store_reading, store_requests
 from ensadv_data.spec import DataSpec, PrecomputeSpec, TrainSpec

@@ -1,0 +1,159 @@
+"""precision = exact: signs that float32 does not know are those of float64, and nothing else is computed twice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import nn
+
+from ensadv_data import device_codec, doubtful
+from ensadv_data.attacks.catalogue import noise_of
+from ensadv_data.attacks.gradient import input_gradient, logits_of
+from ensadv_data.attacks.single import random_step
+from ensadv_data.codec import rows_near_zero
+from ensadv_data.entries import entries_of
+from ensadv_data.errors import ModelError
+from ensadv_data.models import Model
+from ensadv_data.spec import AttackSpec
+from test_perturbation import FIRST, SHAPE, D, as_floats, block_of, make_images, make_model, make_spec, signs
+
+
+class Cancelling(nn.Module):
+    """All but one of its gradients are differences of products that agree to float32's last bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        first, factors = torch.rand(D, generator=generator, dtype=torch.float64) + 0.5, (0.7310585, -1.3190173)
+        second = -first * factors[0] / factors[1]
+        second[0] *= 3
+        self.inner = nn.Parameter(torch.stack([first, second]).float())
+        self.outer = nn.Parameter(torch.tensor([[0.0, 0.0], list(factors)]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) @ self.inner.T @ self.outer.T
+
+
+def of_float64(model: Model, x: torch.Tensor, label: torch.Tensor) -> np.ndarray:
+    """Signs of the gradient in float64, int8 (n, D)."""
+    module = Cancelling().double()
+    module.load_state_dict({name: value.double() for name, value in model.module.state_dict().items()})
+    return input_gradient(module, x.double(), label).flatten(1).sign().to(torch.int8).numpy()
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model("m", Cancelling().eval(), "by hand", "tiny", "0" * 64)
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "step-ll"])
+def test_signs_that_float32_gets_wrong_are_those_of_float64(model, attack):
+    images = make_images()
+    label = logits_of(model.module, as_floats(images))
+    turn, label = (-1, label.argmin(1)) if attack == "step-ll" else (1, label.argmax(1))
+    expected = turn * of_float64(model, as_floats(images), label)
+    made = {
+        how: signs(*block_of(model, images, make_spec(attack, precision=how)).values()) for how in ("float32", "exact")
+    }
+    assert (made["float32"][0] != expected).mean() > 0.05, "else there is nothing to mend"
+    assert (made["exact"][0] == expected).all()
+
+
+def test_each_draw_is_mended_at_its_own_point(model):
+    images, attack = make_images(), AttackSpec(name="r-fgsm", alpha=0.1)
+    spec = make_spec("r-fgsm:alpha=0.1", draws=3, precision="exact")
+    entry, examples = entries_of(spec, model)["r-fgsm"], np.arange(FIRST, FIRST + len(images))
+    (planes,) = block_of(model, images, spec).values()
+    x = as_floats(images)
+    label = logits_of(model.module, x).argmax(1)
+    for k in range(3):
+        noise = noise_of(attack, SHAPE, seed=entry.seed, draws=np.full(len(x), k), examples=examples, device="cpu")
+        expected = of_float64(model, random_step(x, noise, alpha=0.1), label)
+        assert (signs(planes)[k] == expected).all()
+
+
+def test_bytes_do_not_depend_on_the_batch_size(model):
+    """In float32 they do, here."""
+    images = make_images(60)
+    for precision, same in (("float32", False), ("exact", True)):
+        one, other = (
+            signs(*block_of(model, images, make_spec("fgsm", precision=precision, batch_size=size)).values())
+            for size in (1, 64)
+        )
+        assert (one == other).all() or not same
+
+
+def test_only_images_in_doubt_are_computed_again(monkeypatch):
+    model, images, seen = make_model(), make_images(40), []
+    real = doubtful.labelled_gradients
+    monkeypatch.setattr(doubtful, "labelled_gradients", lambda net, x, *a, **k: seen.append(x) or real(net, x, *a, **k))
+    block_of(model, images, make_spec("fgsm", "r-fgsm", precision="exact"))
+    assert not seen, "no value of this small net's gradients is next to zero"
+    monkeypatch.setattr(doubtful, "NEAR", 0.02)
+    same = block_of(model, images, make_spec("fgsm", "r-fgsm", precision="exact"))
+    assert {x.dtype for x in seen} == {torch.float64}
+    assert 0 < sum(map(len, seen)) < 80
+    plain = block_of(model, images, make_spec("fgsm", "r-fgsm"))
+    assert all((signs(same[key]) == signs(plain[key])).all() for key in plain)
+    assert next(model.module.parameters()).dtype == torch.float32, "the model is left alone"
+
+
+@pytest.mark.parametrize("attacks", [("fgsm", "step-ll"), ("r-fgsm:alpha=0.1", "fgsm")])
+def test_zeros_stay_zeros(monkeypatch, attacks):
+    """A max-pool hides pixels, and their gradient is zero in every precision."""
+    monkeypatch.setattr(doubtful, "NEAR", 0.5)
+    model, images = make_model(pooled=True), make_images()
+    plain, exact = (
+        block_of(model, images, make_spec(*attacks, draws=2, precision=how)) for how in ("float32", "exact")
+    )
+    for key in plain:
+        assert (signs(exact[key]) == signs(plain[key])).all()
+    assert exact["m/fgsm"].nonzero is not None
+
+
+class Stubborn(nn.Module):
+    """It has a tensor that is no parameter, and stays float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Cancelling()
+        self.rest = [torch.eye(2)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) @ self.rest[0]
+
+
+class Rounding(Cancelling):
+    """It computes in float32 whatever it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.float().flatten(1) @ self.inner.float().T @ self.outer.float().T).float()
+
+
+def test_a_model_that_cannot_compute_in_float64_is_refused():
+    model = Model("m", Stubborn().eval(), "by hand", "tiny", "0" * 64)
+    block_of(model, make_images(), make_spec("fgsm"))
+    with pytest.raises(ModelError, match="source m: precision = exact needs a model that computes in float64 too"):
+        block_of(model, make_images(), make_spec("fgsm", precision="exact"))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    arrays(np.float32, (5, 70), elements=st.one_of(st.just(0.0), st.floats(-1, 1, width=32))),
+    st.sampled_from([1e-6, 0.01, 0.5]),
+)
+def test_rows_near_zero_are_found_here_and_on_a_device(values, share):
+    sizes = np.abs(values)
+    expected = ((sizes > 0) & (sizes < np.float32(share) * sizes.max(1, keepdims=True))).any(1)
+    assert (rows_near_zero(values, share=share) == expected).all()
+    assert (device_codec.rows_near_zero(torch.from_numpy(values), share=share).numpy() == expected).all()
+
+
+def test_a_model_that_rounds_whatever_it_is_given_is_refused():
+    model = Model("m", Rounding().eval(), "by hand", "tiny", "0" * 64)
+    with pytest.raises(ModelError, match=r"computes in float64 too: expected logits in float64, got torch\.float32"):
+        block_of(model, make_images(), make_spec("fgsm", precision="exact"))

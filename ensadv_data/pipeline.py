@@ -180,7 +180,7 @@ def _train(plan: _Plan, stage: Stage) -> None:
     if not isinstance(spec, TrainSpec):
         raise TypeError(stage.name)
     static = {name: plan.reference(ref) for name, ref in spec.static.items()}
-    threads = spec.threads or (1 if spec.device == "cpu" else None)
+    threads = spec.threads or (1 if spec.device == "cpu" or plan.jobs > 1 else None)
     train(
         spec.model_copy(update={"shards": plan.stores(spec.shards), "static": static, "threads": threads}),
         open_data(plan.recipe.data, "train"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ensadv_data.models import Model, build_model, check_models, leaves, load_mo
 from ensadv_data.outputs import Outputs, finished_stages
 from ensadv_data.precompute import header_of
 from ensadv_data.progress import progress_bar
-from ensadv_data.recipe import Recipe, Stage, selected
+from ensadv_data.recipe import Recipe, Stage, on_device, selected
 from ensadv_data.sizing import (
     Span,
     StoreSize,
@@ -78,10 +78,7 @@ def plan_recipe(
     OutputError
         ``out`` holds something else than outputs of this recipe.
     """
-    stages = [stage for stage in selected(recipe, until) if stage.spec is not None]
-    if device is not None:
-        fields = {"device": device}
-        stages = [replace(stage, spec=stage.spec and stage.spec.model_copy(update=fields)) for stage in stages]
+    stages = [stage for stage in selected(on_device(recipe, device), until) if stage.spec is not None]
     if calibrate:
         _check_devices({getattr(stage.spec, "device", "cpu") for stage in stages})
     planner = _Planner(recipe, out, workers or available_cores(), price, calibrate, finished_stages(recipe, out))

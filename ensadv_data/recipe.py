@@ -15,7 +15,7 @@ extends = "FILE"           another recipe, whose tables these are laid over; its
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from ensadv_data.models import check_architecture, check_auxiliary, leaves
 from ensadv_data.recipe_tables import laid_tables
 from ensadv_data.spec import DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, Spec, TrainSpec, checked, read_toml
 
-__all__ = ["KINDS", "Kind", "Recipe", "Stage", "find_recipe", "packaged_recipe", "read_recipe", "selected"]
+__all__ = ["KINDS", "Kind", "Recipe", "Stage", "find_recipe", "on_device", "packaged_recipe", "read_recipe", "selected"]
 
 Kind = Literal["train", "precompute", "evaluate", "diagnose", "report"]
 STAGES: tuple[Kind, ...] = ("train", "precompute", "evaluate", "diagnose")  # each a table of stages by name
@@ -153,6 +153,15 @@ def packaged_recipe(name: str) -> Path:
     if name not in known:
         raise UnknownNameError("recipe", name, known)
     return folder / f"{name}.toml"
+
+
+def on_device(recipe: Recipe, device: str | None) -> Recipe:
+    """The recipe with all stages on a device; on those that they name where it is None."""
+    if device is None:
+        return recipe
+    fields = {"device": device}
+    stages = (replace(stage, spec=stage.spec and stage.spec.model_copy(update=fields)) for stage in recipe.stages)
+    return replace(recipe, stages=tuple(stages))
 
 
 def selected(recipe: Recipe, until: str | None) -> tuple[Stage, ...]:

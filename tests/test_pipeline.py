@@ -18,7 +18,7 @@ from ensadv_data.evaluation.run import evaluate
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.outputs import Outputs
 from ensadv_data.pipeline import run_recipe
-from ensadv_data.recipe import packaged_recipe, read_recipe, selected
+from ensadv_data.recipe import on_device, packaged_recipe, read_recipe, selected
 from ensadv_data.spec import DataSpec, EvaluateSpec, TrainSpec, read_toml
 from ensadv_data.store import open_store
 from laws import started, wait_until
@@ -775,3 +775,13 @@ def test_a_stage_that_was_stopped_and_then_changed_starts_anew(tmp_path):
     (out / "shards" / "shards" / "zarr.json").write_text("{}", encoding="utf-8")
     runs = run_recipe(read_recipe(written(tmp_path, TINY)), out, jobs=1, until="shards")
     assert [(run.stage.name, run.skipped) for run in runs] == [("static", False), ("shards", False)]
+
+
+def test_all_stages_go_to_a_device(tmp_path):
+    recipe = read_recipe(written(tmp_path, TINY))
+    assert on_device(recipe, None) is recipe
+    moved = on_device(recipe, "moon")
+    assert {stage.spec.device for stage in moved.stages if stage.spec} == {"moon"}
+    assert [stage.inputs for stage in moved.stages] == [stage.inputs for stage in recipe.stages]
+    with pytest.raises(InputError, match="got 'moon'"):
+        run_recipe(moved, tmp_path / "out")

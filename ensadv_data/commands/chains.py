@@ -13,7 +13,7 @@ from ensadv_data.files import write_json
 from ensadv_data.options import PATH, given
 from ensadv_data.pipeline import StageRun, run_recipe
 from ensadv_data.planning import plan_recipe
-from ensadv_data.recipe import Recipe, find_recipe, packaged_recipe, read_recipe, selected
+from ensadv_data.recipe import Recipe, find_recipe, on_device, packaged_recipe, read_recipe, selected
 from ensadv_data.terminal import print_diagnosis, print_plan, print_result
 
 __all__ = ["demo", "plan", "run"]
@@ -35,6 +35,7 @@ def demo(out: Path, jobs: int | None) -> None:
 @click.option("--scale", help="Another size of the same experiment, such as tiny, where RECIPE has it.")
 @click.option("--data", help="Data set in place of the recipe's, such as folder:PATH.")
 @click.option("--data-dir", type=str, help="Folder with the data set's files.")
+@click.option("--device", help="cpu or cuda, in place of what the stages say.")
 @click.option("--set", "overrides", multiple=True, help="TABLE.KEY=VALUE instead of what the recipe says; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the stages and stop.")
 def run(
@@ -45,6 +46,7 @@ def run(
     scale: str | None,
     data: str | None,
     data_dir: str | None,
+    device: str | None,
     overrides: tuple[str, ...],
     dry_run: bool,
 ) -> None:
@@ -57,7 +59,7 @@ def run(
         for stage in selected(loaded, until):
             click.echo(f"{stage.kind:<10} {stage.name:<16} {stage.output:<32} needs: {', '.join(stage.inputs) or '–'}")
         return
-    _run(loaded, out or Path(loaded.name), until=until, jobs=jobs)
+    _run(on_device(loaded, device), out or Path(loaded.name), until=until, jobs=jobs)
 
 
 @click.command(

@@ -174,6 +174,7 @@ REVIEWED = {
         "--scale": None,
         "--data": None,
         "--data-dir": None,
+        "--device": None,
         "--set": MANY,
         "--dry-run": False,
     },

@@ -266,10 +266,12 @@ def test_collecting_keeps_what_is_there_and_drops_surfaces(build, tmp_path):
     found = {**about, "models": {"m": {"masking": {"ratio": 0.5}, "surface": [1]}}}
     (tmp_path / "results" / "d.json").write_text(json.dumps(found))
     (tmp_path / "state" / "d.json").write_text('{"seconds": 7.6}')
+    (tmp_path / "state" / "e.json").write_text('{"seconds": 2.2, "device": "NVIDIA A100"}')
     (tmp_path / "state" / "recipe.json").write_text('{"recipe": "r"}')
     build.collect(tmp_path, tmp_path / "data")
     results = build.Results(tmp_path / "data")
-    assert results.run["seconds"] == {"old": 5, "d": 8}
+    assert results.run["seconds"] == {"old": 5, "d": 8, "e": 2}
+    assert results.run["devices"] == {"e": "NVIDIA A100"}
     assert results.model("m", "d") == {"masking": {"ratio": 0.5}, "surface": None}
     assert set(results.files) == {"old", "d"}
 

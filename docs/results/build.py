@@ -67,6 +67,9 @@ def collect(run: Path, into: Path) -> None:
         state = json.loads(path.read_text())
         if "seconds" in state:
             told["seconds"][path.stem] = round(state["seconds"])
+            told.setdefault("devices", {}).pop(path.stem, None)
+            if "device" in state:
+                told["devices"][path.stem] = state["device"]
     told["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
     about.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
 
@@ -95,7 +98,8 @@ def thin(result: Json) -> Json:
 def page(results: Results, paper: Json) -> str:
     """The page."""
     seconds = results.run["seconds"]
-    times = ((name, f"{value:,}") for name, value in sorted(seconds.items()))
+    devices = results.run.get("devices", {})
+    times = ((name, f"{value:,}", devices.get(name, "cpu")) for name, value in sorted(seconds.items()))
     commands = results.run.get("commands", {})
     text = (HERE / "template.md").read_text()
     parts = {
@@ -118,7 +122,7 @@ def page(results: Results, paper: Json) -> str:
         "estimated_less": queries.estimated_less(results),
         "missing": tables.missing(results),
         "machine": results.run["machine"],
-        "times": table(("stage", "seconds"), times),
+        "times": table(("stage", "seconds", "on"), times),
         "commands": table(
             ("command", "seconds", "peak of memory, MiB"),
             ((f"`{words}`", str(m["seconds"]), f"{m['peak MiB']:,}") for words, m in commands.items()),

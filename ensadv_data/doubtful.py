@@ -78,6 +78,11 @@ class Doubtful:
             there = rows.to(x.device)
             self._found.setdefault((attack, loss), []).append((draw, rows.numpy() + first, x[there], label[there]))
 
+    @property
+    def waiting(self) -> int:
+        """How many images are kept."""
+        return sum(len(rows) for kept in self._found.values() for _, rows, *_ in kept)
+
     def again(self) -> Iterator[Again]:
         """All that were kept, computed in float64; they are forgotten then.
 
@@ -89,32 +94,32 @@ class Doubtful:
         found, self._found = self._found, {}
         for (attack, loss), kept in found.items():
             x, label = torch.cat([part[2] for part in kept]), torch.cat([part[3] for part in kept])
-            gradient = torch.cat(
-                [self._gradient(x[at : at + self._size], label[at : at + self._size], loss) for at in self._starts(x)]
-            )
+            parts = [slice(at, at + self._size) for at in range(0, len(x), self._size)]
+            gradient = torch.cat([_gradient(self._double(x), x[part], label[part], loss) for part in parts])
             ends = np.cumsum([len(rows) for _, rows, *_ in kept])
             for (draw, rows, *_), end in zip(kept, ends, strict=True):
                 yield Again(attack, draw, rows, gradient[end - len(rows) : end])
 
-    def _starts(self, x: Tensor) -> range:
-        return range(0, len(x), self._size)
-
-    def _gradient(self, x: Tensor, label: Tensor, loss: str) -> Tensor:
+    def _double(self, x: Tensor) -> nn.Module:
+        """The model in float64, made once a process and tried with one image."""
         module = getattr(self._model.module, "_orig_mod", self._model.module)  # what torch.compile wraps
-        name = self._model.name
+        if module not in _COPIES:
+            double = copy.deepcopy(module).double()
+            try:
+                _gradient(double, x[:1], torch.zeros(1, dtype=torch.int64, device=x.device), "margin")
+            except (RuntimeError, TypeError) as error:
+                name = self._model.name
+                raise ModelError(
+                    f"source {name}: precision = exact needs a model that computes in float64 too: {error}; use float32"
+                ) from None
+            _COPIES[module] = double
+        return _COPIES[module]
 
-        def towards(logits: Tensor) -> list[Tensor]:
-            if logits.dtype != torch.float64:
-                raise TypeError(f"expected logits in float64, got {logits.dtype}")
-            return [label]
 
-        try:
-            if module not in _COPIES:
-                _COPIES[module] = copy.deepcopy(module).double()
-            return labelled_gradients(_COPIES[module], x.double(), towards, losses=[loss])[0]
-        except (RuntimeError, TypeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise ModelError(
-                f"source {name}: precision = exact needs a model that computes in float64 too: {error}; use float32"
-            ) from None
+def _gradient(double: nn.Module, x: Tensor, label: Tensor, loss: str) -> Tensor:
+    def towards(logits: Tensor) -> list[Tensor]:
+        if logits.dtype != torch.float64:
+            raise TypeError(f"expected logits in float64, got {logits.dtype}")
+        return [label]
+
+    return labelled_gradients(double, x.double(), towards, losses=[loss])[0]

@@ -129,18 +129,24 @@ class BlockRows:
                 drawn = _draw(model, x, label, spec, self._entries, examples=examples, k=k, look=look)
                 for name, packed in drawn.items():
                     self._keep(name, packed, k, place)
+            if self._doubtful is not None and self._doubtful.waiting >= size:  # no more in memory than two batches
+                self._mend(self._doubtful)
 
     def planes(self) -> dict[str, Planes]:
         """For each entry's key, planes with leading axis K."""
-        attacks = {attack.name: attack for attack in self._spec.attacks}
-        for again in () if self._doubtful is None else self._doubtful.again():
-            self._keep(again.attack, _turned(attacks[again.attack], again.gradient), again.draw, again.rows)
+        if self._doubtful is not None:
+            self._mend(self._doubtful)
         return {
             self._entries[name].key: _planes(
                 rows, self._masks.get(name), self._labels[name], self._spec, self._entries[name], self._d, self._first
             )
             for name, rows in self._rows.items()
         }
+
+    def _mend(self, doubtful: Doubtful) -> None:
+        attacks = {attack.name: attack for attack in self._spec.attacks}
+        for again in doubtful.again():
+            self._keep(again.attack, _turned(attacks[again.attack], again.gradient), again.draw, again.rows)
 
     def _keep(self, name: str, packed: _Packed, draw: int | slice, place: slice | npt.NDArray[np.int64]) -> None:
         rows, mask = packed

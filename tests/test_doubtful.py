@@ -115,6 +115,19 @@ def test_zeros_stay_zeros(monkeypatch, attacks):
     assert exact["m/fgsm"].nonzero is not None
 
 
+def test_no_more_than_a_batch_or_two_wait(monkeypatch, model):
+    """Of large photographs every image may be in doubt."""
+    most, real = [0], doubtful.Doubtful.look
+
+    def look(self, *args, **kwargs):
+        real(self, *args, **kwargs)
+        most[0] = max(most[0], self.waiting)
+
+    monkeypatch.setattr(doubtful.Doubtful, "look", look)
+    block_of(model, make_images(60), make_spec("fgsm", "r-fgsm", draws=3, precision="exact", batch_size=4))
+    assert 4 <= most[0] <= 4 + 4 * 4  # what a batch of four leaves under two attacks, one with three draws
+
+
 class Stubborn(nn.Module):
     """It has a tensor that is no parameter, and stays float32."""
 

@@ -24,7 +24,8 @@ from ensadv_data.ahead import made_ahead
 from ensadv_data.arithmetic import as_recorded
 from ensadv_data.data import ArrayDataset, Opened, digest_examples, open_data
 from ensadv_data.data.checking import Piece, digested
-from ensadv_data.errors import IntegrityError, ModelError
+from ensadv_data.data.photographs import Photographs
+from ensadv_data.errors import DataError, IntegrityError, ModelError
 from ensadv_data.models import Model, load_model
 from ensadv_data.perturbation import BlockRows
 from ensadv_data.spec import DataSpec, PrecomputeSpec
@@ -163,7 +164,7 @@ def _perturbed(job: Job, block: Block) -> tuple[dict[str, Planes], npt.NDArray[n
                         raise
                     cause = str(error).strip().splitlines()[0]
                     raise ModelError(f"source {name}: torch.compile failed: {cause}; leave out --compile") from None
-    planes = {key: plane for source in rows.values() for key, plane in source.planes().items()}
+        planes = {key: plane for source in rows.values() for key, plane in source.planes().items()}
     return planes, np.concatenate(digests)
 
 
@@ -181,8 +182,20 @@ def dataset_of(spec: DataSpec, split: Literal["train", "test"], threads: int | N
     return open_data(spec, split, threads=threads)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a listing, and their number."""
+
+    number: int
+    rows: Sequence[int]
+
+    def __str__(self) -> str:
+        """What to call the task in a message."""
+        return f"the digest of {len(self.rows)} images from row {self.rows[0] if self.rows else 0} on"
+
+
 def digest_rows(
-    data: DataSpec, split: Literal["train", "test"], listing: str, part: tuple[int, Sequence[int]]
+    data: DataSpec, split: Literal["train", "test"], listing: str, threads: int | None, part: Rows
 ) -> Piece:
     """A task beside the blocks: digests of rows of images of one's own, before the first block is given out.
 
@@ -190,26 +203,29 @@ def digest_rows(
     ----------
     listing
         Digest of the client's listing, of which the rows are.
-    part
-        A number, and rows.
+    threads
+        That decode; None: one a core.
 
     Raises
     ------
     IntegrityError
         This machine sees other files than the client.
     """
-    number, rows = part
     whole = data.model_copy(update={"on_bad_image": "fail", "limit": None})  # to skip bad ones it would look at all
-    images = dataset_of(whole, split, 1)
-    if not isinstance(images, ArrayDataset) and images.listed != listing:
-        dataset_of.cache_clear()  # what this worker has listed may be of another day
-        images = dataset_of(whole, split, 1)
+    try:
+        images = dataset_of(whole, split, threads)
+        if not isinstance(images, ArrayDataset) and images.listed != listing:
+            dataset_of.cache_clear()  # what this worker has listed may be of another day
+            images = dataset_of(whole, split, threads)
+    except DataError as error:
+        raise IntegrityError(f"expected the client's images on {platform.node()} too: {error}") from None
     if isinstance(images, ArrayDataset) or images.listed != listing:
+        index = f", or delete {images.listing.index}, which may be old" if isinstance(images, Photographs) else ""
         raise IntegrityError(
             f"{data.data}: expected the files of the client, with their sizes and times, found others on "
-            f"{platform.node()}; mount the same folder there, or copy it with its times"
+            f"{platform.node()}; mount the same folder there, or copy it with its times{index}"
         )
-    return digested(number, rows, images.digests_of)
+    return digested(part.number, part.rows, images.digests_of)
 
 
 @lru_cache(maxsize=16)

@@ -2,7 +2,8 @@
 
 The error of a float32 gradient is some ten-millionths of its largest value, and of a million values about one lies so
 close to zero that its sign is chance: another batch size, number of threads or processor gives another one. In float64
-it is none of these. What is left are ties: a ReLU or a maximum whose inputs are equal to float32's last bit.
+it is none of these. What is left is as rare: ties of a ReLU, a maximum or two classes to float32's last bit, and what
+cancels to zero in float32 alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ensadv_data.codec import rows_near_zero
 from ensadv_data.errors import ModelError
 from ensadv_data.models import Model
 
-__all__ = ["NEAR", "Again", "Doubtful"]
+__all__ = ["NEAR", "Again", "Doubtful", "in_float64"]
 
 NEAR = 2e-6
 """What counts as next to zero, as a share of the image's largest value."""
@@ -47,7 +48,7 @@ class Doubtful:
     Parameters
     ----------
     model
-        The source; it must compute in float64 too.
+        The source; it must compute in float64 too (:func:`in_float64`).
     size
         Images at once.
     """
@@ -84,36 +85,52 @@ class Doubtful:
         return sum(len(rows) for kept in self._found.values() for _, rows, *_ in kept)
 
     def again(self) -> Iterator[Again]:
-        """All that were kept, computed in float64; they are forgotten then.
-
-        Raises
-        ------
-        ModelError
-            The model cannot compute in float64.
-        """
+        """All that were kept, computed in float64, about ``size`` at once; they are forgotten then."""
         found, self._found = self._found, {}
         for (attack, loss), kept in found.items():
-            x, label = torch.cat([part[2] for part in kept]), torch.cat([part[3] for part in kept])
-            parts = [slice(at, at + self._size) for at in range(0, len(x), self._size)]
-            gradient = torch.cat([_gradient(self._double(x), x[part], label[part], loss) for part in parts])
-            ends = np.cumsum([len(rows) for _, rows, *_ in kept])
-            for (draw, rows, *_), end in zip(kept, ends, strict=True):
-                yield Again(attack, draw, rows, gradient[end - len(rows) : end])
+            while kept:
+                some, count = [], 0
+                while kept and count < self._size:
+                    some.append(kept.pop())
+                    count += len(some[-1][1])
+                x, label = torch.cat([part[2] for part in some]), torch.cat([part[3] for part in some])
+                gradient = _gradient(in_float64(self._model), x, label, loss)
+                ends = np.cumsum([len(rows) for _, rows, *_ in some])
+                for (draw, rows, *_), end in zip(some, ends, strict=True):
+                    yield Again(attack, draw, rows, gradient[end - len(rows) : end])
 
-    def _double(self, x: Tensor) -> nn.Module:
-        """The model in float64, made once a process and tried with one image."""
-        module = getattr(self._model.module, "_orig_mod", self._model.module)  # what torch.compile wraps
-        if module not in _COPIES:
-            double = copy.deepcopy(module).double()
-            try:
-                _gradient(double, x[:1], torch.zeros(1, dtype=torch.int64, device=x.device), "margin")
-            except (RuntimeError, TypeError) as error:
-                name = self._model.name
-                raise ModelError(
-                    f"source {name}: precision = exact needs a model that computes in float64 too: {error}; use float32"
-                ) from None
-            _COPIES[module] = double
-        return _COPIES[module]
+
+def in_float64(model: Model, x: Tensor | None = None) -> nn.Module:
+    """The model in float64, made once a process.
+
+    Parameters
+    ----------
+    x
+        Images (n, C, H, W) to try it with.
+
+    Raises
+    ------
+    ModelError
+        Its weights or its logits are of another precision than float32, or it cannot compute in float64.
+    """
+    module = getattr(model.module, "_orig_mod", model.module)  # what torch.compile wraps
+    if module not in _COPIES:
+        _COPIES[module] = copy.deepcopy(module).double()
+    if x is not None:
+        tensors = (*module.parameters(), *module.buffers())
+        others = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} - {torch.float32, torch.float64}
+        try:
+            if others:
+                raise TypeError(f"expected weights in float32, got {', '.join(map(str, others))}")
+            _gradient(_COPIES[module], x, torch.zeros(len(x), dtype=torch.int64, device=x.device), "margin")
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError) as error:
+            raise ModelError(
+                f"source {model.name}: precision = exact needs a model that computes in float64 too: {error}; "
+                "use float32"
+            ) from None
+    return _COPIES[module]
 
 
 def _gradient(double: nn.Module, x: Tensor, label: Tensor, loss: str) -> Tensor:

@@ -129,13 +129,12 @@ class BlockRows:
                 drawn = _draw(model, x, label, spec, self._entries, examples=examples, k=k, look=look)
                 for name, packed in drawn.items():
                     self._keep(name, packed, k, place)
-            if self._doubtful is not None and self._doubtful.waiting >= size:  # no more in memory than two batches
-                self._mend(self._doubtful)
+                self._mend(at_least=size)
+            self._mend(at_least=size)
 
     def planes(self) -> dict[str, Planes]:
         """For each entry's key, planes with leading axis K."""
-        if self._doubtful is not None:
-            self._mend(self._doubtful)
+        self._mend()
         return {
             self._entries[name].key: _planes(
                 rows, self._masks.get(name), self._labels[name], self._spec, self._entries[name], self._d, self._first
@@ -143,9 +142,12 @@ class BlockRows:
             for name, rows in self._rows.items()
         }
 
-    def _mend(self, doubtful: Doubtful) -> None:
+    def _mend(self, *, at_least: int = 1) -> None:
+        """Compute again what is in doubt, if that are so many images: of large photographs all may be."""
+        if self._doubtful is None or self._doubtful.waiting < at_least:
+            return
         attacks = {attack.name: attack for attack in self._spec.attacks}
-        for again in doubtful.again():
+        for again in self._doubtful.again():
             self._keep(again.attack, _turned(attacks[again.attack], again.gradient), again.draw, again.rows)
 
     def _keep(self, name: str, packed: _Packed, draw: int | slice, place: slice | npt.NDArray[np.int64]) -> None:

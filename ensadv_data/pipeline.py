@@ -180,7 +180,7 @@ def _train(plan: _Plan, stage: Stage) -> None:
     if not isinstance(spec, TrainSpec):
         raise TypeError(stage.name)
     static = {name: plan.reference(ref) for name, ref in spec.static.items()}
-    threads = spec.threads or (1 if spec.device == "cpu" or plan.jobs > 1 else None)
+    threads = spec.threads or (1 if spec.device == "cpu" else None)
     train(
         spec.model_copy(update={"shards": plan.stores(spec.shards), "static": static, "threads": threads}),
         open_data(plan.recipe.data, "train"),
@@ -196,8 +196,8 @@ def _precompute(plan: _Plan, stage: Stage) -> None:
     data = plan.recipe.data
     if spec.split == "test":  # the recipe's limit is about training images
         data = data.model_copy(update={"limit": None})
-    gpus = torch.cuda.device_count() if torch.device(spec.device).type == "cuda" else 0
-    how: dict[str, Any] = {"workers": 0 if gpus == 1 else plan.jobs} if gpus < 2 else {"gpus": gpus}  # one on each GPU
+    gpus = torch.cuda.device_count() if spec.device == "cuda" else 0
+    how: dict[str, Any] = {"workers": plan.jobs if spec.device == "cpu" else 0} if gpus < 2 else {"gpus": gpus}
     precompute_store(spec.model_copy(update={"models": models}), data, plan.path(stage), **how)
 
 

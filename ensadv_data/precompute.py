@@ -14,16 +14,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
-from ensadv_data.blocks import Job, compute_block, dataset_of, digest_rows, plan_blocks
+from ensadv_data.arithmetic import as_recorded
+from ensadv_data.blocks import Job, Rows, compute_block, dataset_of, digest_rows, plan_blocks
 from ensadv_data.calibration import best_batch_size
 from ensadv_data.cluster import HERE, Crew, Tls, connected, streamed
 from ensadv_data.data import Dataset, Opened, absolute_data, open_data
 from ensadv_data.data.checking import Piece
-from ensadv_data.dist import available_cores, check_device, intra_op_threads
+from ensadv_data.dist import available_cores, check_device
+from ensadv_data.doubtful import in_float64
 from ensadv_data.entries import entries_of, equal_draws, plan_of
 from ensadv_data.errors import InputError, IntegrityError, Interrupted, OutputError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
@@ -145,9 +148,13 @@ class _Team:
 
 
 def _precomputed(spec: PrecomputeSpec, data: DataSpec, out: Path | str, team: _Team | None, *, repair: bool) -> Outcome:
-    dataset = _opened(data, spec.split, team)
+    dataset = _opened(spec, data, team)
     models = [load_model(reference, name=name, device=spec.device) for name, reference in spec.models.items()]
     check_models(models, dataset, device=spec.device)
+    if spec.precision == "exact":
+        one = torch.from_numpy(dataset.read(np.arange(1))[0]).to(spec.device).float() / 255
+        for model in models:
+            in_float64(model, one)
     place = objects_at(out)
     if place.is_local and place.has(PART):
         raise OutputError(f"{out} holds a part of a store that was pulled; it was not touched: choose another --out")
@@ -212,15 +219,22 @@ def _precomputed(spec: PrecomputeSpec, data: DataSpec, out: Path | str, team: _T
     return outcome(manifest, len(todo))
 
 
-def _opened(data: DataSpec, split: Literal["train", "test"], team: _Team | None) -> Opened:
+def _opened(spec: PrecomputeSpec, data: DataSpec, team: _Team | None) -> Opened:
     """The images; where other machines help, they digest those of one's own, each of which is read once, ever."""
     if team is None or not team.is_elsewhere:
-        return dataset_of(data, split)
+        return dataset_of(data, spec.split)
+    on_cpu = torch.device(spec.device).type == "cpu"  # where there is a worker for each core
 
     def elsewhere(listing: str, parts: Iterable[tuple[int, Sequence[int]]]) -> Iterator[Piece]:
-        return team(partial(digest_rows, absolute_data(data), split, listing), list(parts))
+        work = partial(digest_rows, absolute_data(data), spec.split, listing, 1 if on_cpu else None)
+        return team(work, [Rows(number, rows) for number, rows in parts])
 
-    return open_data(data, split, elsewhere=elsewhere)
+    try:
+        images = open_data(data, spec.split, elsewhere=elsewhere)
+        _ = images.digest  # now, so that this is what was stopped
+    except KeyboardInterrupt:
+        raise Interrupted(f"{data.data}: stopped; what was digested is kept, and the same command resumes") from None
+    return images
 
 
 def _sized(
@@ -233,7 +247,7 @@ def _sized(
     size = begun.get("batch_size")
     if not isinstance(size, int):
         most = block_size(len(dataset), math.prod(dataset.shape))
-        with intra_op_threads(1 if spec.device == "cpu" else None):
+        with as_recorded(spec.device, spec.precision):
             size = best_batch_size(models, dataset, device=spec.device, most=most)
     return spec.model_copy(update={"batch_size": size}), [f"{size} images at once"]
 

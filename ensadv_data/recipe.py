@@ -156,12 +156,20 @@ def packaged_recipe(name: str) -> Path:
 
 
 def on_device(recipe: Recipe, device: str | None) -> Recipe:
-    """The recipe with all stages on a device; on those that they name where it is None."""
+    """The recipe with all stages on a device; on those that they name where it is None.
+
+    Raises
+    ------
+    InputError
+        A stage cannot be there, such as one of precision tf32 on a CPU.
+    """
     if device is None:
         return recipe
-    fields = {"device": device}
-    stages = (replace(stage, spec=stage.spec and stage.spec.model_copy(update=fields)) for stage in recipe.stages)
-    return replace(recipe, stages=tuple(stages))
+    moved = [
+        stage if stage.spec is None else replace(stage, spec=type(stage.spec)(**{**dict(stage.spec), "device": device}))
+        for stage in recipe.stages
+    ]
+    return replace(recipe, stages=tuple(moved))
 
 
 def selected(recipe: Recipe, until: str | None) -> tuple[Stage, ...]:

@@ -65,7 +65,9 @@ def stores(checks: Checks, folder: Path, models: dict[str, str], data: DataSpec,
 
     def made(name: str, on: str, **how: object) -> Path:
         about = {"models": models, "attacks": ["fgsm", "r-fgsm:alpha=0.1", "pgd:steps=10"], "draws": 2, "device": on}
-        spec = checked(PrecomputeSpec, about | {k: how.pop(k) for k in ("precision",) if k in how}, where="on_gpu")
+        spec = checked(
+            PrecomputeSpec, about | {k: how.pop(k) for k in ("precision", "batch_size") if k in how}, where="on_gpu"
+        )
         began = time.perf_counter()
         precompute_store(spec, data, folder / name, **({"workers": 0} | how))
         checks.tell(f"precompute {name}", f"{time.perf_counter() - began:.1f} s")
@@ -78,7 +80,11 @@ def stores(checks: Checks, folder: Path, models: dict[str, str], data: DataSpec,
         alone = read_manifest(made("gpus", device, workers=None, gpus=1)).to_bytes()
         same = alone == read_manifest(there).to_bytes()
         checks.tell("--gpus 1: the same bytes", same, good=same)
-    pairs = [("float32", here, there, 0.001)]
+    one, other = (read_manifest(made(f"exact-{size}", device, precision="exact", batch_size=size)) for size in (64, 48))
+    same = {key: one.objects[key] == other.objects[key] for key in one.objects if "direction" in key}
+    share = sum(same.values()) / len(same)
+    checks.tell("exact signs of batches of 64 and of 48: chunks that are the same", f"{100 * share:.0f}%")
+    pairs = [("float32", here, there, 0.001), ("exact", there, folder / "exact-64", 0.001)]
     if gpu:
         pairs.append(("tf32", there, made("tf32", device, precision="tf32"), 0.05))
         pairs.append(("bfloat16", there, made("bfloat16", device, precision="bfloat16"), 0.07))
@@ -120,7 +126,7 @@ def trainings(checks: Checks, folder: Path, models: dict[str, str], data: DataSp
     subprocess.run([*group, folder / "group.safetensors"], check=True, **quiet)
     for what, path in (("stopped and resumed", stopped), ("torchrun of one", folder / "group.safetensors")):
         same = load_model(str(path)).digest == whole
-        checks.tell(f"{what}: the weights of one run, to the last bit", same)
+        checks.tell(f"{what}: the weights of one run, to the last bit", same, good=same)
 
 
 def measured(checks: Checks, models: dict[str, str], device: str) -> None:

@@ -607,6 +607,15 @@ def test_what_was_made_on_another_device_stays(copied):
         rerun(copied, elsewhere.replace("seed = 3", "seed = 4"))
 
 
+def test_what_a_version_that_counted_the_device_has_made_stays(copied):
+    moved = read_recipe(written(copied, TINY.replace("seed = 1", 'seed = 1\ndevice = "moon"')))
+    outputs = Outputs(moved, copied / "out")
+    path = copied / "out/state/static.json"
+    state = json.loads(path.read_text()) | {"digest": outputs.digest(moved.stage("static"), with_device=True)}
+    path.write_text(json.dumps(state), encoding="utf-8")
+    assert set(rerun(copied, TINY.replace("seed = 1", 'seed = 1\ndevice = "moon"')).values()) == {"skipped"}
+
+
 def test_a_stage_that_another_device_has_begun_starts_anew(tmp_path):
     """A checkpoint and an unfinished store are of one device to their end."""
     rerun(tmp_path, until="other")
@@ -775,6 +784,12 @@ def test_a_stage_that_was_stopped_and_then_changed_starts_anew(tmp_path):
     (out / "shards" / "shards" / "zarr.json").write_text("{}", encoding="utf-8")
     runs = run_recipe(read_recipe(written(tmp_path, TINY)), out, jobs=1, until="shards")
     assert [(run.stage.name, run.skipped) for run in runs] == [("static", False), ("shards", False)]
+
+
+def test_a_stage_that_cannot_be_on_a_device_is_refused(tmp_path):
+    text = TINY.replace('attacks = ["fgsm"]', 'attacks = ["fgsm"]\nprecision = "tf32"\ndevice = "cuda"')
+    with pytest.raises(InputError, match="precision: expected float32 or bfloat16 on a CPU"):
+        on_device(read_recipe(written(tmp_path, text)), "cpu")
 
 
 def test_all_stages_go_to_a_device(tmp_path):

@@ -22,9 +22,11 @@ from ensadv_data.data import open_dataset
 from ensadv_data.errors import InputError, IntegrityError, Interrupted, ModelError, OutputError
 from ensadv_data.manifest import Manifest, read_manifest
 from ensadv_data.models import build_model, load_model, save_model
+from ensadv_data.objects import objects_at
 from ensadv_data.precompute import Outcome, precompute_store
 from ensadv_data.spec import DataSpec, PrecomputeSpec
-from ensadv_data.store import open_store
+from ensadv_data.store import layout, metadata, open_store, writer
+from ensadv_data.verification.blueprint import blueprint_of, check_documents
 from laws import is_pure
 from test_store import content, make_header, make_images, read_all
 
@@ -546,3 +548,31 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved_said_and_recorded(tmp_pat
     assert read_manifest(halved.path).objects == read_manifest(straight.path).objects
     with pytest.raises(ModelError, match="block 0: expected memory of cpu for one image at least"):
         made("none_at_all", batch_size=4)
+
+
+# Stores that another version wrote
+
+
+def test_a_store_with_masks_of_another_level_is_verified_and_repaired(tmp_path, monkeypatch):
+    """Readers do not depend on the level; a mask that is made again has the bytes that the manifest has."""
+    path = tmp_path / "c.safetensors"
+    module = build_model("C", shape=MNIST, classes=10, seed=1)
+    save_model(path, module, architecture="C", shape=MNIST, classes=10, record={})
+    spec = PrecomputeSpec(models={"c": str(path)}, attacks=("fgsm",))
+    real = layout.zstd_level
+    with monkeypatch.context() as patch:
+        for user in (layout, writer, metadata):
+            patch.setattr(user, "zstd_level", lambda name, *about: 15 if name == "nonzero" else real(name, *about))
+        precompute_store(spec, DATA, tmp_path / "s", workers=0)
+    document = json.loads((tmp_path / "s/c/fgsm/nonzero/zarr.json").read_text())
+    assert document["codecs"][1]["configuration"]["level"] == 15
+    assert check_documents(objects_at(tmp_path / "s"), blueprint_of(read_manifest(tmp_path / "s"), where="s")) > 5
+    chunk = tmp_path / "s/c/fgsm/nonzero/c/0/0/0"
+    before = chunk.read_bytes()
+    chunk.unlink()
+    precompute_store(spec, DATA, tmp_path / "s", workers=0)
+    assert chunk.read_bytes() == before
+    document["codecs"][1]["configuration"]["level"] = 99
+    (tmp_path / "s/c/fgsm/nonzero/zarr.json").write_text(json.dumps(document))
+    with pytest.raises(IntegrityError, match="codecs"):
+        check_documents(objects_at(tmp_path / "s"), blueprint_of(read_manifest(tmp_path / "s"), where="s"))

@@ -319,6 +319,12 @@ def test_draws_unless_given_are_four_where_chance_has_a_part_in_all_attacks_on_t
         ({"batch_size": "many"}, "batch_size: expected a number of images from 1 on, or auto, got 'many'"),
         ({"batch_size": True}, "batch_size: expected a number of images from 1 on, or auto, got True"),
         ({"precision": "float16"}, "precompute: precision: input should be 'float32', 'tf32', 'bfloat16' or 'exact'"),
+        ({"precision": "exact", "loss": "ce"}, "precision: expected float32 with loss = ce, got exact"),
+        (
+            {"precision": "exact", "attacks": ["pgd"]},
+            "expected float32 for iterative attacks alone, got exact",
+        ),
+        ({"precision": "tf32", "device": "cpu:0"}, "which has no TF32, got tf32"),
         ({"precision": "tf32"}, "precision: expected float32 or bfloat16 on a CPU, which has no TF32, got tf32"),
         ({"precision": "exact", "mode": "train"}, "precision: expected float32 with mode = train, got exact"),
         ({"loss": "cw"}, "precompute: loss: input should be 'margin' or 'ce', got 'cw'"),

@@ -21,7 +21,7 @@ from ensadv_data.progress import progress_bar
 
 __all__ = ["Elsewhere", "Found", "Piece", "check_images", "checked_images", "digested"]
 
-PIECE, PIECES = 8192, 16384  # images at least, whose digests are kept at once; and how often at most
+PIECE, PIECES = 1024, 16384  # images at least, whose digests are kept at once; and how often at most
 
 Found = Callable[[Sequence[int]], Iterable[tuple[int, str]]]
 Stamp = Callable[[int], int]
@@ -120,14 +120,21 @@ class _Check:
                 self._stamps[own] = [self._stamp(row) for row in rows]
                 self._digests[own] = self._known(self._stamps[own])
             todo = np.flatnonzero(self._digests[own] == 0) + rows.start
+            if not len(todo):
+                self._write(number, [])
+                continue
             self._asked[number] = rows if len(todo) == len(rows) else array("q", todo.tolist())
             yield number, self._asked[number]
 
     def take(self, number: int, digests: npt.NDArray[np.uint64], bad: list[tuple[int, str]]) -> None:
         """Keep what was found in the rows of a piece."""
         rows, asked = self._rows(number), self._asked.pop(number)
+        self._digests[slice(rows.start, rows.stop) if isinstance(asked, range) else np.array(asked)] = digests
+        self._write(number, bad)
+
+    def _write(self, number: int, bad: list[tuple[int, str]]) -> None:
+        rows = self._rows(number)
         own = slice(rows.start, rows.stop)
-        self._digests[own if isinstance(asked, range) else np.array(asked)] = digests
         arrays = {"digest": self._digests[own], "stamp": self._stamps[own]}
         self._keep(write_table(self._place(number), {"listing": self._listing, "bad": bad}, arrays), rows)
 

@@ -186,10 +186,19 @@ class PrecomputeSpec(Spec):
                 "labels: expected predicted labels for training images, got true ones, which would leak into the "
                 "perturbations (App. C.2); true labels are for evaluation: use them with split = test"
             )
-        if self.precision == "tf32" and self.device == "cpu":
+        if self.precision == "tf32" and self.device.partition(":")[0] == "cpu":
             raise InputError("precision: expected float32 or bfloat16 on a CPU, which has no TF32, got tf32")
         if self.precision == "exact" and self.mode == "train":
             raise InputError("precision: expected float32 with mode = train, got exact: no dropout mask is drawn twice")
+        if self.precision == "exact" and self.loss == "ce":
+            raise InputError(
+                "precision: expected float32 with loss = ce, got exact: cross-entropy loses its signs before they are "
+                "next to zero"
+            )
+        if self.precision == "exact" and all(attack.kind == "delta" for attack in self.attacks):
+            raise InputError(
+                "precision: expected float32 for iterative attacks alone, got exact, which is for the signs of others"
+            )
         names = [attack.name for attack in self.attacks]
         if len(set(names)) < len(names):
             raise InputError(f"attacks: expected each name once in a store, got {', '.join(names)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,6 +139,8 @@ class StoreWriter:
             _present(rows.label)
             _present(rows.direction if rows.delta is None else rows.delta)
 
+        chunk = partial(self._chunk, as_there=bool(expected))
+
         def put(name: str, *parts: bytes | memoryview) -> None:  # at once: no more than a chunk is held
             digest = hashlib.sha256()
             for part in parts:
@@ -156,20 +158,20 @@ class StoreWriter:
                     )
             self.place.write(name, *parts)
 
-        put(f"example_digest/c/{block}", *self._chunk("example_digest", digests_N.astype("<u8")))
+        put(f"example_digest/c/{block}", *chunk("example_digest", digests_N.astype("<u8")))
         for key, rows in planes.items():
-            put(f"{key}/label/c/{block}", *self._chunk(f"{key}/label", _present(rows.label).astype("<i4")))
+            put(f"{key}/label/c/{block}", *chunk(f"{key}/label", _present(rows.label).astype("<i4")))
             if rows.delta is not None:
                 for k, plane in enumerate(rows.delta):
-                    put(f"{key}/delta/c/{k}/{block}/0", *self._chunk(f"{key}/delta", plane))
+                    put(f"{key}/delta/c/{k}/{block}/0", *chunk(f"{key}/delta", plane))
                 continue
             zeros[key] = 0 if rows.nonzero is None else _count_zeros(rows.nonzero, self.header.d)
             for k, plane in enumerate(_present(rows.direction)):
-                put(f"{key}/direction/c/{k}/{block}/0", *self._chunk(f"{key}/direction", plane))
+                put(f"{key}/direction/c/{k}/{block}/0", *chunk(f"{key}/direction", plane))
                 mask = (
                     (_full_chunk(len(plane), self.header.block, self.header.d),)
                     if rows.nonzero is None
-                    else self._chunk(f"{key}/nonzero", rows.nonzero[k])
+                    else chunk(f"{key}/nonzero", rows.nonzero[k])
                 )
                 put(f"{key}/nonzero/c/{k}/{block}/0", *mask)
         first = block * self.header.block
@@ -241,9 +243,15 @@ class StoreWriter:
         entry, _, name = array.rpartition("/")
         return zstd_level(name, self._kinds.get(entry, ""), self.header)
 
-    def _chunk(self, array: str, rows: npt.NDArray[Any]) -> tuple[bytes | memoryview, ...]:
-        """The bytes of a chunk of that array: its rows, padded to a block, as the array's codec has them."""
+    def _chunk(self, array: str, rows: npt.NDArray[Any], *, as_there: bool) -> tuple[bytes | memoryview, ...]:
+        """The bytes of a chunk of that array: its rows, padded to a block, as the array's codec has them.
+
+        ``as_there``: at the level that the store's own document names, which another version may have written.
+        """
         data, level = _padded(rows, self.header.block), self._level(array)
+        if as_there and level is not None:
+            (codec,) = (c for c in json.loads(self.place.read(f"{array}/zarr.json"))["codecs"] if c["name"] == "zstd")
+            level = int(codec["configuration"]["level"])
         if level is not None:
             return (zstd_encode(data, level=level),)
         return data.data, int(google_crc32c.value(data)).to_bytes(4, "little")

@@ -261,6 +261,7 @@ def _check_objects(found: Blueprint, where: str) -> None:
                 raise IntegrityError(f"{where}: {key}: expected {least:,} to {most:,} bytes, found {record.bytes:,}")
 
 
+_LEVELS = range(1, 23)  # of zstd; a frame is decoded without it
 _OPTIONAL: tuple[tuple[str, Any], ...] = (
     ("attributes", {}),
     ("storage_transformers", []),
@@ -275,12 +276,17 @@ def _plain(document: Any) -> Any:
         return document
     plain = {key: value for key, value in document.items() if (key, value) not in _OPTIONAL}
     if isinstance(codecs := plain.get("codecs"), list):
-        plain["codecs"] = [
-            {key: value for key, value in codec.items() if (key, value) != ("configuration", {})}
-            if isinstance(codec, dict)
-            else codec
-            for codec in codecs
-        ]
+        plain["codecs"] = [_plain_codec(codec) for codec in codecs]
+    return plain
+
+
+def _plain_codec(codec: Any) -> Any:
+    if not isinstance(codec, dict):
+        return codec
+    plain = {key: value for key, value in codec.items() if (key, value) != ("configuration", {})}
+    how = plain.get("configuration")
+    if plain.get("name") == "zstd" and isinstance(how, dict) and how.get("level") in _LEVELS:
+        plain["configuration"] = {key: value for key, value in how.items() if key != "level"}  # the writer's own affair
     return plain
 
 

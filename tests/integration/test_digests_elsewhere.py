@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import distributed
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
-from ensadv_data.blocks import dataset_of, digest_rows
+from ensadv_data.blocks import Rows, dataset_of, digest_rows
 from ensadv_data.data import checking, open_data
 from ensadv_data.errors import DataError, IntegrityError
 from ensadv_data.models import build_model, save_model
@@ -20,6 +22,11 @@ from everywhere import by_hand, same
 from photographs import cut_photographs
 
 SMALL = PreprocessSpec(size=16)
+
+
+def found(data: DataSpec, listing: str, part: tuple[int, Sequence[int]]) -> checking.Piece:
+    """What a worker finds in numbered rows."""
+    return digest_rows(data, "train", listing, 1, Rows(*part))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +82,7 @@ def test_workers_digest_arrays_too_and_go_on_where_they_were_stopped(tmp_path, m
             if len(asked) == 3:
                 raise KeyboardInterrupt
             asked.append(part[0])
-            yield digest_rows(far, "train", listing, part)
+            yield found(far, listing, part)
 
     with pytest.raises(KeyboardInterrupt):
         _ = open_data(far, "train", elsewhere=elsewhere).digest
@@ -101,7 +108,7 @@ def test_only_images_that_are_new_are_asked_for(photos, tmp_path, small_pieces):
     def elsewhere(listing, parts):
         for number, rows in parts:
             asked.extend(rows)
-            yield digest_rows(spec, "train", listing, (number, rows))
+            yield found(spec, listing, (number, rows))
 
     images = open_data(spec, "train", elsewhere=elsewhere)
     assert images.digest != before
@@ -115,7 +122,7 @@ def test_pieces_of_another_size_do_not_count(photos, tmp_path, monkeypatch, smal
     spec = DataSpec(data=f"folder:{photos}", preprocess=SMALL, on_bad_image="skip", data_dir=str(tmp_path / "index"))
 
     def one_piece(listing, parts):
-        yield digest_rows(spec, "train", listing, next(iter(parts)))
+        yield found(spec, listing, next(iter(parts)))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -127,7 +134,7 @@ def test_pieces_of_another_size_do_not_count(photos, tmp_path, monkeypatch, smal
     def elsewhere(listing, parts):
         for number, rows in parts:
             asked.append(rows)
-            yield digest_rows(spec, "train", listing, (number, rows))
+            yield found(spec, listing, (number, rows))
 
     again = open_data(spec, "train", elsewhere=elsewhere)
     assert again.digest == open_data(spec.model_copy(update={"data_dir": str(tmp_path / "new")}), "train").digest
@@ -138,7 +145,7 @@ def test_a_bad_image_is_named_by_the_client(photos, tmp_path):
     spec = DataSpec(data=f"folder:{photos}", preprocess=SMALL, data_dir=str(tmp_path / "index"))
 
     def elsewhere(listing, parts):
-        return (digest_rows(spec, "train", listing, part) for part in parts)
+        return (found(spec, listing, part) for part in parts)
 
     with pytest.raises(DataError, match=r"got 1 of 1[67] bad: cat/9\.jpg"):
         _ = open_data(spec, "train", elsewhere=elsewhere).digest
@@ -147,20 +154,58 @@ def test_a_bad_image_is_named_by_the_client(photos, tmp_path):
 def test_a_worker_that_sees_other_files_says_so(photos, tmp_path, small_pieces):
     spec = DataSpec(data=f"folder:{photos}", preprocess=SMALL, on_bad_image="skip", data_dir=str(tmp_path / "index"))
     listing = open_data(spec, "train").listed
-    number, digests, bad = digest_rows(spec, "train", listing, (3, [0, 1]))
+    number, digests, bad = found(spec, listing, (3, [0, 1]))
     assert (number, len(digests), bad) == (3, 2, [])
     with pytest.raises(IntegrityError, match="mount the same folder there, or copy it with its times"):
-        digest_rows(spec, "train", "0" * 64, (0, [0]))
+        found(spec, "0" * 64, (0, [0]))
     with pytest.raises(IntegrityError, match="expected the files of the client"):
-        digest_rows(DataSpec(data="mnist-mini"), "train", listing, (0, [0]))
+        found(DataSpec(data="mnist-mini"), listing, (0, [0]))
 
 
 def test_a_worker_lists_again_what_has_changed_since(photos, tmp_path):
     spec = DataSpec(data=f"folder:{photos}", preprocess=SMALL, on_bad_image="fail", data_dir=str(tmp_path / "index"))
-    dataset_of(spec.model_copy(update={"limit": None}), "train", 1)  # as a worker has it from the day before
+    before = dataset_of(spec.model_copy(update={"limit": None}), "train", 1).listed  # as a worker has it from yesterday
     os.utime(sorted((photos / "train" / "brick").iterdir())[1], ns=(1, 1))
+    (index,) = (tmp_path / "index").glob("*.index")
+    index.unlink()
     listing = open_data(spec, "train").listed
-    assert digest_rows(spec, "train", listing, (0, [0]))[0] == 0
+    assert listing != before
+    assert found(spec, listing, (0, [0]))[0] == 0
+
+
+def test_a_worker_with_an_old_index_of_its_own_is_told_which(photos, tmp_path):
+    near, far = (
+        DataSpec(data=f"folder:{photos}", preprocess=SMALL, data_dir=str(tmp_path / name)) for name in ("near", "far")
+    )
+    _ = open_data(far, "train").listed
+    os.utime(sorted((photos / "train" / "brick").iterdir())[2], ns=(1, 1))
+    (old,) = (tmp_path / "far").glob("*.index")
+    with pytest.raises(IntegrityError, match=f"or delete {old}, which may be old"):
+        found(far, open_data(near, "train").listed, (0, [0]))
+
+
+def test_a_worker_without_the_folder_is_named(tmp_path):
+    with pytest.raises(IntegrityError, match=f"expected the client's images on {platform.node()} too"):
+        found(DataSpec(data=f"folder:{tmp_path / 'none'}"), "0" * 64, (0, [0]))
+
+
+def test_pieces_of_which_all_is_known_are_no_tasks(photos, tmp_path, small_pieces):
+    spec = DataSpec(data=f"folder:{photos}", preprocess=SMALL, on_bad_image="skip", data_dir=str(tmp_path / "index"))
+    _ = open_data(spec, "train").digest
+    (photos / "train" / "cat" / "7.jpg").write_bytes(b"new, and bad")
+    (index,) = (tmp_path / "index").glob("*.index")
+    index.unlink()
+    asked: list[int] = []
+
+    def elsewhere(listing, parts):
+        for number, rows in parts:
+            asked.append(len(rows))
+            yield found(spec, listing, (number, rows))
+
+    again = open_data(spec, "train", elsewhere=elsewhere)
+    assert 0 not in asked
+    assert len(asked) <= 2
+    assert again.digest == open_data(spec.model_copy(update={"data_dir": str(tmp_path / "new")}), "train").digest
 
 
 def test_workers_of_this_machine_are_not_started_for_it(photos, tmp_path, monkeypatch):

@@ -5,8 +5,8 @@
 Images are functions of their index, so that they take no memory, and the model is linear: what grows is ours. They have
 784 bytes, or with --images photographs 3×299×299. Each N in processes of its own: precompute over all of it, then
 --steps training steps with rows in random order, of photographs within windows of 8 blocks. Memory is anonymous memory
-(RssAnon) at its most, less what the process had before its work: the pages of memory-mapped chunks are the system's to
-take back, and are not counted.
+(RssAnon) at its most, and in each quarter of precompute's time, less what the process had before its work: the pages of
+memory-mapped chunks are the system's to take back, and are not counted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import os
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +94,16 @@ def anonymous() -> int:
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")))
 
 
-def grown(work: Callable[[], object]) -> tuple[float, int]:
-    """Seconds of a work, and the most anonymous bytes while it ran, less those before."""
+def grown(work: Callable[[], object]) -> tuple[float, int, list[int]]:
+    """Seconds of a work, and the most anonymous bytes while it ran and in each quarter of it, less those before."""
     before = anonymous()
     seconds, seen = watched(work, anonymous, every=0.02)
-    return seconds, max([before, *seen]) - before
+    ends = [len(seen) * quarter // 4 for quarter in range(5)]
+    quarters = [max([before, *seen[a:b]]) - before for a, b in pairwise(ends)]
+    return seconds, max([before, *seen]) - before, quarters
 
 
-def precomputed(kind: str, n: int, folder: Path) -> dict[str, float]:
+def precomputed(kind: str, n: int, folder: Path) -> dict[str, Any]:
     """Precompute over n examples, in this process."""
     os.environ["ENSADV_QUIET"] = "1"
     torch.set_num_threads(1)
@@ -112,8 +115,9 @@ def precomputed(kind: str, n: int, folder: Path) -> dict[str, float]:
     where = DataSpec(data="made-up", limit=n)
     small = DataSpec(data="made-up", limit=WARM[kind])
     ensadv_data.precompute.precompute_store(spec, small, folder / "warm", workers=0)
-    seconds, more = grown(lambda: ensadv_data.precompute.precompute_store(spec, where, folder / "store", workers=0))
-    return {"images_a_second": round(n / seconds), "bytes": more}
+    make = partial(ensadv_data.precompute.precompute_store, spec, where, folder / "store", workers=0)
+    seconds, more, quarters = grown(make)
+    return {"images_a_second": round(n / seconds), "bytes": more, "bytes_by_quarter": quarters}
 
 
 def trained(kind: str, n: int, folder: Path, steps: int) -> dict[str, float]:
@@ -131,8 +135,8 @@ def trained(kind: str, n: int, folder: Path, steps: int) -> dict[str, float]:
         return run
 
     run("warm", 10, WARM[kind])
-    started, first = grown(lambda: kept.append(run("store", 1, n)))
-    seconds, more = grown(lambda: [kept[0].step(k, kept[0].prepare(k)) for k in range(1, steps)])
+    started, first, _ = grown(lambda: kept.append(run("store", 1, n)))
+    seconds, more, _ = grown(lambda: [kept[0].step(k, kept[0].prepare(k)) for k in range(1, steps)])
     return {
         "steps_a_second": round((steps - 1) / seconds, 1),
         "seconds_to_start": round(started, 2),

@@ -438,7 +438,7 @@ def _share(row: Found, kind: str) -> str:
 
 _WIDE = (
     " Directions lie in maps of the files. What is held besides is a batch, a block of precompute, and in training the "
-    "unpacked masks of a window of 8 blocks. The size of a block is the same for both N. Freed memory is kept in pieces "
+    "unpacked masks of a window of 8 blocks. The size of a block is the same for both N. Freed memory is kept in bits "
     "that the next block fits into more or less well, so that precompute takes more for some blocks, and then no "
     "more: *by quarter* of its time."
 )

@@ -212,9 +212,9 @@ def gradient_alternatives(
             if torch.device(device).type == "cuda":
                 torch.cuda.synchronize(device)
 
-    def precompute() -> None:
+    def precompute() -> dict[str, Planes]:
         with in_precision(device, precision):
-            perturb_block(model, images_NCHW, spec, entries, first=0, y_true_N=labels)
+            return perturb_block(model, images_NCHW, spec, entries, first=0, y_true_N=labels)
 
     return {"bare": bare, "precompute": precompute}
 

@@ -69,7 +69,9 @@ class Outputs:
         state, output = self.state(stage), self.fingerprint(stage)
         if output is None or state.get("output") != output:
             return False
-        return state.get("digest") == digest or state.get("digest") == self.digest(stage, with_device=True)  # 0.1.0a's
+        if state.get("digest") == digest:
+            return True
+        return state.get("digest") == self.digest(stage, with_device=True)  # as it was known when the device counted
 
     def fingerprint(self, stage: Stage) -> str | None:
         """SHA-256 of the stage's output; of its manifest where it is a store."""

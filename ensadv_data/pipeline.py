@@ -77,9 +77,11 @@ def run_recipe(
         Ctrl-C; what is done is kept, and the same command resumes.
     """
     stages, jobs = selected(recipe, until), jobs or available_cores()
-    plan, finished_before = _Plan(recipe, out, jobs), finished_stages(recipe, out)
-    for device in {_device(stage) for stage in stages if stage.name not in finished_before}:
-        check_device(device)
+    if any(_device(stage) != "cpu" for stage in stages):  # what is finished needs no device any more
+        finished_before = finished_stages(recipe, out)
+        for device in {_device(stage) for stage in stages if stage.name not in finished_before}:
+            check_device(device)
+    plan = _Plan(recipe, out, jobs)
     plan.claim()
     done: list[StageRun] = []
 

@@ -564,7 +564,8 @@ def test_a_store_with_masks_of_another_level_is_verified_and_repaired(tmp_path, 
         for user in (layout, writer, metadata):
             patch.setattr(user, "zstd_level", lambda name, *about: 15 if name == "nonzero" else real(name, *about))
         precompute_store(spec, DATA, tmp_path / "s", workers=0)
-    document = json.loads((tmp_path / "s/c/fgsm/nonzero/zarr.json").read_text())
+    document_path = tmp_path / "s/c/fgsm/nonzero/zarr.json"
+    document = json.loads(document_path.read_text())
     assert document["codecs"][1]["configuration"]["level"] == 15
     assert check_documents(objects_at(tmp_path / "s"), blueprint_of(read_manifest(tmp_path / "s"), where="s")) > 5
     chunk = tmp_path / "s/c/fgsm/nonzero/c/0/0/0"
@@ -572,7 +573,13 @@ def test_a_store_with_masks_of_another_level_is_verified_and_repaired(tmp_path, 
     chunk.unlink()
     precompute_store(spec, DATA, tmp_path / "s", workers=0)
     assert chunk.read_bytes() == before
+    mender = writer.StoreWriter(tmp_path / "s", open_store(tmp_path / "s").header, ())
+    assert mender._level_there("c/fgsm/nonzero", 9) == 15
+    document_path.write_text("{}")
+    assert mender._level_there("c/fgsm/nonzero", 9) == 9
+    document_path.unlink()
+    assert mender._level_there("c/fgsm/nonzero", 9) == 9
     document["codecs"][1]["configuration"]["level"] = 99
-    (tmp_path / "s/c/fgsm/nonzero/zarr.json").write_text(json.dumps(document))
+    document_path.write_text(json.dumps(document))
     with pytest.raises(IntegrityError, match="codecs"):
         check_documents(objects_at(tmp_path / "s"), blueprint_of(read_manifest(tmp_path / "s"), where="s"))

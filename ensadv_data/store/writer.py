@@ -243,6 +243,14 @@ class StoreWriter:
         entry, _, name = array.rpartition("/")
         return zstd_level(name, self._kinds.get(entry, ""), self.header)
 
+    def _level_there(self, array: str, level: int) -> int:
+        """The level that the store's own document names; ``level`` where it is missing or says nothing of it."""
+        try:
+            codecs = json.loads(self.place.read(f"{array}/zarr.json"))["codecs"]
+            return next(int(codec["configuration"]["level"]) for codec in codecs if codec["name"] == "zstd")
+        except (FileNotFoundError, ValueError, KeyError, TypeError, StopIteration):
+            return level
+
     def _chunk(self, array: str, rows: npt.NDArray[Any], *, as_there: bool) -> tuple[bytes | memoryview, ...]:
         """The bytes of a chunk of that array: its rows, padded to a block, as the array's codec has them.
 
@@ -250,8 +258,7 @@ class StoreWriter:
         """
         data, level = _padded(rows, self.header.block), self._level(array)
         if as_there and level is not None:
-            (codec,) = (c for c in json.loads(self.place.read(f"{array}/zarr.json"))["codecs"] if c["name"] == "zstd")
-            level = int(codec["configuration"]["level"])
+            level = self._level_there(array, level)
         if level is not None:
             return (zstd_encode(data, level=level),)
         return data.data, int(google_crc32c.value(data)).to_bytes(4, "little")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import distributed
@@ -27,6 +27,17 @@ SMALL = PreprocessSpec(size=16)
 def found(data: DataSpec, listing: str, part: tuple[int, Sequence[int]]) -> checking.Piece:
     """What a worker finds in numbered rows."""
     return digest_rows(data, "train", listing, 1, Rows(*part))
+
+
+def noting(data: DataSpec, asked: list[Sequence[int]]) -> checking.Elsewhere:
+    """A worker that notes the rows of each task."""
+
+    def elsewhere(listing: str, parts: Iterable[tuple[int, Sequence[int]]]) -> Iterator[checking.Piece]:
+        for number, rows in parts:
+            asked.append(rows)
+            yield found(data, listing, (number, rows))
+
+    return elsewhere
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +114,10 @@ def test_only_images_that_are_new_are_asked_for(photos, tmp_path, small_pieces):
     new.write_bytes(sorted((photos / "train" / "brick").iterdir())[0].read_bytes())
     (index,) = (tmp_path / "index").glob("*.index")
     index.unlink()  # as its message says, where a change is meant
-    asked: list[int] = []
-
-    def elsewhere(listing, parts):
-        for number, rows in parts:
-            asked.extend(rows)
-            yield found(spec, listing, (number, rows))
-
-    images = open_data(spec, "train", elsewhere=elsewhere)
+    asked: list[Sequence[int]] = []
+    images = open_data(spec, "train", elsewhere=noting(spec, asked))
     assert images.digest != before
-    names = [images.listing.name(row) for row in asked]
+    names = [images.listing.name(row) for rows in asked for row in rows]
     assert names == ["cat/8.jpg", "cat/9.jpg"], "the new one, and the bad one, which may have been mended"
 
 
@@ -129,14 +134,8 @@ def test_pieces_of_another_size_do_not_count(photos, tmp_path, monkeypatch, smal
         open_data(spec, "train", elsewhere=one_piece)
     for name, value in other.items():
         monkeypatch.setattr(checking, name, value)
-    asked: list[range] = []
-
-    def elsewhere(listing, parts):
-        for number, rows in parts:
-            asked.append(rows)
-            yield found(spec, listing, (number, rows))
-
-    again = open_data(spec, "train", elsewhere=elsewhere)
+    asked: list[Sequence[int]] = []
+    again = open_data(spec, "train", elsewhere=noting(spec, asked))
     assert again.digest == open_data(spec.model_copy(update={"data_dir": str(tmp_path / "new")}), "train").digest
     assert {len(rows) for rows in asked[:-1]} == {3}
 
@@ -195,15 +194,9 @@ def test_pieces_of_which_all_is_known_are_no_tasks(photos, tmp_path, small_piece
     (photos / "train" / "cat" / "7.jpg").write_bytes(b"new, and bad")
     (index,) = (tmp_path / "index").glob("*.index")
     index.unlink()
-    asked: list[int] = []
-
-    def elsewhere(listing, parts):
-        for number, rows in parts:
-            asked.append(len(rows))
-            yield found(spec, listing, (number, rows))
-
-    again = open_data(spec, "train", elsewhere=elsewhere)
-    assert 0 not in asked
+    asked: list[Sequence[int]] = []
+    again = open_data(spec, "train", elsewhere=noting(spec, asked))
+    assert all(asked)
     assert len(asked) <= 2
     assert again.digest == open_data(spec.model_copy(update={"data_dir": str(tmp_path / "new")}), "train").digest
 

@@ -170,8 +170,8 @@ def _precomputed(spec: PrecomputeSpec, data: DataSpec, out: Path | str, team: _T
 
     finished, expected = None, {}
     if writer.is_complete():
-        writer.tidy()
         finished = read_manifest(place)
+        writer.restore(finished.zeros)
         expected = {key: (record.bytes, record.sha256) for key, record in finished.objects.items()}
         hurt = damaged_blocks(place, expected, thoroughly=repair)
         done = frozenset(range(header.blocks)) - hurt
@@ -208,8 +208,9 @@ def _precomputed(spec: PrecomputeSpec, data: DataSpec, out: Path | str, team: _T
     except IntegrityError:
         if not writer.is_complete():
             raise
-        writer.tidy()  # another precompute of the same plan has finished it meanwhile
-        return outcome(read_manifest(place), len(todo))
+        finished = read_manifest(place)  # another precompute of the same plan has finished it meanwhile
+        writer.restore(finished.zeros)
+        return outcome(finished, len(todo))
     if smaller:
         told = "; ".join(f"{size} at once in blocks {', '.join(map(str, blocks))}" for size, blocks in smaller.items())
         notes.append(f"{spec.batch_size} images at once did not fit in memory: {told}; the manifest says so")

@@ -36,9 +36,9 @@ MNIST = (1, 28, 28)
 DATA = DataSpec(data="mnist-mini", limit=70)  # 14 blocks of 5
 
 
-def save_source(path: Path, *, seed: int = 0) -> str:
-    weights = build_model("D", shape=MNIST, classes=10, seed=seed)
-    save_model(path, weights, architecture="D", shape=MNIST, classes=10, record={"seed": seed})
+def save_source(path: Path, *, seed: int = 0, architecture: str = "D") -> str:
+    weights = build_model(architecture, shape=MNIST, classes=10, seed=seed)
+    save_model(path, weights, architecture=architecture, shape=MNIST, classes=10, record={"seed": seed})
     return str(path)
 
 
@@ -161,6 +161,17 @@ def test_what_a_kill_left_beside_a_finished_store_is_tidied(tmp_path, source, re
     (tmp_path / "s/d/.partial-x").write_text("")
     assert precompute_store(spec_of(source), DATA, tmp_path / "s").was_complete
     assert content(tmp_path / "s").keys() == before
+
+
+def test_masks_of_a_finished_store_that_lost_their_document_are_kept(tmp_path):
+    """Which entries have masks is the manifest's to say, and not a document's absence."""
+    spec = PrecomputeSpec(models={"c": save_source(tmp_path / "c.safetensors", architecture="C")}, attacks=("fgsm",))
+    precompute_store(spec, DATA, tmp_path / "s", workers=0)
+    before = {key: data for key, (data, _) in content(tmp_path / "s").items()}
+    assert "c/fgsm/nonzero/c/0/0/0" in before
+    (tmp_path / "s/c/fgsm/nonzero/zarr.json").unlink()
+    assert precompute_store(spec, DATA, tmp_path / "s", workers=0).was_complete
+    assert {key: data for key, (data, _) in content(tmp_path / "s").items()} == before
 
 
 HARMS = {
@@ -555,10 +566,7 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved_said_and_recorded(tmp_pat
 
 def test_a_store_with_masks_of_another_level_is_verified_and_repaired(tmp_path, monkeypatch):
     """Readers do not depend on the level; a mask that is made again has the bytes that the manifest has."""
-    path = tmp_path / "c.safetensors"
-    module = build_model("C", shape=MNIST, classes=10, seed=1)
-    save_model(path, module, architecture="C", shape=MNIST, classes=10, record={})
-    spec = PrecomputeSpec(models={"c": str(path)}, attacks=("fgsm",))
+    spec = PrecomputeSpec(models={"c": save_source(tmp_path / "c.safetensors", architecture="C")}, attacks=("fgsm",))
     real = layout.zstd_level
     with monkeypatch.context() as patch:
         for user in (layout, writer, metadata):

@@ -223,9 +223,20 @@ class StoreWriter:
     def close(self, manifest: bytes) -> None:
         """Write the manifest, then delete what only an unfinished store needs."""
         self.place.write("manifest.json", manifest)
-        self.tidy()
+        self._tidy()
 
-    def tidy(self) -> None:
+    def restore(self, zeros: Mapping[str, int]) -> None:
+        """Make what a complete store holds beside its chunks what it was: documents that went, nothing of killed runs.
+
+        Parameters
+        ----------
+        zeros
+            Of each entry, from the manifest: which of them have a mask.
+        """
+        self._write_documents(masked=[key for key, count in zeros.items() if count])
+        self._tidy()
+
+    def _tidy(self) -> None:
         """Delete progress records, masks without zeros, and temporary files of killed runs from a complete store."""
         self.place.delete("progress/")
         for entry in self.entries:

@@ -141,8 +141,9 @@ def draws(results: Results) -> str:
     rows = []
     for name, title in DRAWS.items():
         seeds = of_draws(results, name)
-        models = results.files.get("draws-masking", {}).get("models", {})
-        ratios = [m["masking"]["ratio"] for n, m in models.items() if is_seed(n, name)]
+        stages = [results.files.get(stage, {}) for stage in ("draws-masking", "draws-masking-C")]
+        models = [one for stage in stages for one in stage.get("models", {}).items()]
+        ratios = [m["masking"]["ratio"] for n, m in models if is_seed(n, name)]
         rows.append((title, str(len(seeds)), *figures(seeds), spread([r for r in ratios if r is not None])))
     return table(("static perturbations", "seeds", *FIGURES, "ratio"), rows)
 

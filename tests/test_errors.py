@@ -68,3 +68,4 @@ def test_an_unknown_name_comes_with_the_known_ones():
     error = UnknownNameError("attack", "fgms", (name for name in ["fgsm", "pgd"]))
     assert str(error) == "unknown attack 'fgms'; known: fgsm, pgd"
     assert (error.kind, error.name, error.known) == ("attack", "fgms", ("fgsm", "pgd"))
+    assert str(UnknownNameError("scale", "tiny", [])) == "unknown scale 'tiny'; known: none"

@@ -26,6 +26,8 @@ REMEDIES = {
     errno.ENOTDIR: "a part of the path is a file; choose another folder",
     errno.EEXIST: "a file of that name is in the way; choose another folder",
     errno.EISDIR: "a folder of that name is in the way; choose another name",
+    errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
+    errno.ENOENT: "its folder takes no files, or was deleted meanwhile; choose another folder",
 }
 
 

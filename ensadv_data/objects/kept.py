@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ensadv_data.errors import ChunkError, OutputError
+from ensadv_data.errors import ChunkError
 from ensadv_data.files import naming_trouble, write_atomic
 from ensadv_data.objects.base import Objects, Part
 
@@ -52,11 +52,8 @@ class Shelf:
         OutputError
             A file is in its place, or none can be made there.
         """
-        try:
-            with naming_trouble(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError:
-            raise OutputError(f"cannot write {self.folder}: no folder can be made there; choose another one") from None
+        with naming_trouble(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def promise(self, size: int) -> bool:
         """Whether a store of so many bytes fits beside those that were promised room before."""

@@ -115,7 +115,7 @@ class Batches:
         dataset: Dataset,
         schedule: Schedule,
         *,
-        fresh: bool = True,
+        fresh: bool = False,
         replace: bool = False,
         packed: bool = False,
         place: Place = Place(),

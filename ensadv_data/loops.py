@@ -87,6 +87,8 @@ class EnsembleMix:
         Names the randomness.
     draws
         The first so many of each store; all of them unless given.
+    random_step
+        Of R+ directions: ``stored``, the one that each was computed at, or ``fresh``, a new one each time.
     mean, std
         One number a channel, which the model wants subtracted and divided by: images come back so. Without them they
         come back in [0, 1].
@@ -109,12 +111,15 @@ class EnsembleMix:
         batches: str = "replace",
         seed: int = 0,
         draws: int | None = None,
+        random_step: str = "stored",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         cache: Cache | None = None,
     ) -> None:
         if batches not in ("replace", "pair"):
             raise InputError(f"batches: expected replace or pair, got {batches!r}")
+        if random_step not in ("stored", "fresh"):
+            raise InputError(f"random_step: expected stored or fresh, got {random_step!r}")
         law = parse_epsilon(epsilon)
         stores = [stores] if isinstance(stores, Path | str) else stores
         static = static_sources(stores, images.dataset, cache=cache or Cache())
@@ -132,7 +137,13 @@ class EnsembleMix:
         self._attack = parse_attack(online, epsilon=law.epsilon) if online else None
         self._fixed = law.sigma is None
         self._schedule = Schedule(seed=seed, n=len(images), batch_size=1, sources=sources, epsilon=law, draws=draws)
-        self._batches = Batches(images.dataset, self._schedule, replace=batches == "replace", place=current_place())
+        self._batches = Batches(
+            images.dataset,
+            self._schedule,
+            fresh=random_step == "fresh",
+            replace=batches == "replace",
+            place=current_place(),
+        )
         channels = images.dataset.shape[0]
         self._scaled = _Scaled(_channels(mean, 0.0, channels, "mean"), _channels(std, 1.0, channels, "std"))
 

@@ -208,7 +208,7 @@ REVIEWED = {
         "--epsilon": "0.3",
         "--batches": "pair",
         "--adversarial-weight": None,
-        "--random-step": "fresh",
+        "--random-step": "stored",
         "--online-mode": "train",
         "--label-smoothing": 0.0,
         "--auxiliary-weight": 0.0,

@@ -92,15 +92,17 @@ def expected(world, batch, step: int, rows: slice, *, mix: EnsembleMix) -> tuple
     plan = plan_batch(schedule, batch[2].numpy(), step=step)
     entry = store.entries[plan.sources[0]]
     examples = batch[2].numpy()[rows]
-    signs = random_bits(
-        derive_key("fresh step", 5, step), np.zeros_like(examples), examples, d=3072, stream=_FRESH_STREAM
-    )
+    fresh = derive_key("fresh step", 5, step)
+    signs = random_bits(fresh, np.zeros_like(examples), examples, d=3072, stream=_FRESH_STREAM)
+    signs = signs if mix._batches.fresh else None
     about = {"rows": examples, "draws": plan.draws[rows], "epsilon": plan.epsilon[rows], "random_step": signs}
     return entry.source, perturb_images(store, entry, batch[0].numpy()[rows], **about)
 
 
-def test_half_of_a_batch_is_what_one_source_makes_of_it(world, images, batch):
-    mix, drawn = EnsembleMix(images, [world / "shards"], epsilon="16/255", seed=5), set()
+@pytest.mark.parametrize("how", [{}, {"random_step": "stored"}, {"random_step": "fresh"}])
+def test_half_of_a_batch_is_what_one_source_makes_of_it(world, images, batch, how):
+    mix, drawn = EnsembleMix(images, [world / "shards"], epsilon="16/255", seed=5, **how), set()
+    assert mix._batches.fresh == (how.get("random_step") == "fresh")
     for step in range(6):
         x, y = mix(*batch)
         source, made = expected(world, batch, step, slice(4, 8), mix=mix)
@@ -181,6 +183,7 @@ def test_other_images_are_refused(world, images, batch):
     [
         ({"epsilon": "2/255"}, "expected epsilon above the store's alpha"),
         ({"batches": "half"}, "batches: expected replace or pair"),
+        ({"random_step": "new"}, "random_step: expected stored or fresh, got 'new'"),
         ({"draws": 3}, "expected a store of at least 3 draws"),
         ({"mean": (0.5,)}, "mean: expected one number for each of 3 channels"),
         ({"std": (1, 0, 1)}, "std: expected one number for each of 3 channels"),

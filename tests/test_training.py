@@ -154,7 +154,7 @@ def test_equal_runs_give_equal_files_and_other_seeds_others(tmp_path, data, stor
 @pytest.mark.parametrize(
     "choice",
     [
-        {"random_step": "stored"},
+        {"random_step": "fresh"},
         {"online_mode": "eval"},
         {"window": 2},
         {"source_per": "example"},

@@ -70,7 +70,7 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
 @click.option("--epsilon", default="0.3", show_default=True, help="0.3, 16/255 or normal:SIGMA,MAX.")
 @click.option("--batches", default="pair", show_default=True, help="pair, or replace (half of the batch).")
 @click.option("--adversarial-weight", type=float, help="λ: 1 with pair, 0.3 with replace, unless given.")
-@click.option("--random-step", default="fresh", show_default=True, help="fresh or stored, for R+ directions.")
+@click.option("--random-step", default="stored", show_default=True, help="stored or fresh, for R+ directions.")
 @click.option(
     "--online-mode", default="train", show_default=True, help="train: dropout active in the gradient; or eval."
 )

@@ -76,7 +76,7 @@ class TrainSpec(Spec):
     source_per: Literal["batch", "example"] = "batch"
     batches: Literal["pair", "replace"] = "pair"
     adversarial_weight: float | None = Field(default=None, ge=0)
-    random_step: Literal["fresh", "stored"] = "fresh"
+    random_step: Literal["fresh", "stored"] = "stored"
     online_mode: Literal["train", "eval"] = "train"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     auxiliary_weight: float = Field(default=0.0, ge=0)  # of an Inception network's auxiliary logits; 0: it has none

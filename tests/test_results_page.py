@@ -9,11 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
+from ensadv_data.codec import random_bits
 from ensadv_data.data import open_dataset, shifted
 from ensadv_data.evaluation.suites import suite_named
+from ensadv_data.models import build_model, load_model, save_model
+from ensadv_data.precompute import precompute_store
 from ensadv_data.recipe import packaged_recipe, read_recipe
+from ensadv_data.spec import DataSpec, PrecomputeSpec
+from ensadv_data.store import open_store
 
 FOLDER = Path(__file__).parent.parent / "docs" / "results"
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="installed without the repository around it")
@@ -24,8 +31,11 @@ def build() -> Iterator[SimpleNamespace]:
     """The names of the page's modules, as the command finds them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FOLDER)
-        modules = [importlib.import_module(name) for name in ("measured", "judging", "tables", "queries", "build")]
-        yield SimpleNamespace(**{name: value for module in modules for name, value in vars(module).items()})
+        names = ("steps", "measured", "judging", "tables", "queries", "build")
+        modules = [importlib.import_module(name) for name in names]
+        yield SimpleNamespace(
+            **{name: value for module in modules for name, value in vars(module).items()}, of_steps=modules[0].measure
+        )
 
 
 def test_the_page_is_what_the_data_make_it(build):
@@ -286,3 +296,41 @@ def test_the_binarised_net_stands_beside_what_the_paper_says_of_it(build, tmp_pa
     assert rows[3] == f"| as they are | binarised | {ours} |"
     assert rows[2] == "| as they are | plain | – | – | – | – |"
     assert rows[5] == "| rotated by 20° | binarised | – (below 5) | – | – (35) | – |"
+
+
+def test_steps_are_those_of_the_attack_itself(build, tmp_path):
+    """With its own step a stored direction is R+FGSM on the source, here by PyTorch alone."""
+    n, alpha = 64, 0.1
+    (tmp_path / "models").mkdir()
+    weights = build_model("C", shape=(1, 28, 28), classes=10, seed=1)
+    path = tmp_path / "models" / "static-C.safetensors"
+    save_model(path, weights, architecture="C", shape=(1, 28, 28), classes=10, record={})
+    spec = PrecomputeSpec(models={"static-C": str(path)}, attacks=("r-fgsm:alpha=0.1",), draws=1)
+    data = DataSpec(data="mnist-mini", limit=n)
+    precompute_store(spec, data, tmp_path / "shards" / "three-BCD", workers=0)
+    found = build.of_steps(tmp_path, data, n=n)["static-C"]
+    pixels, _ = open_dataset("mnist-mini", "train").read(np.arange(n))
+    x, model = torch.from_numpy(pixels).float() / 255, load_model(str(path)).module
+    store = open_store(tmp_path / "shards" / "three-BCD")
+    bits = random_bits(store.entries[0].seed, np.zeros(n, np.int64), np.arange(n), d=784)
+    signs = torch.from_numpy(np.unpackbits(bits, axis=1, bitorder="little")[:, :784].astype(np.float32) * 2 - 1)
+    moved = (x + alpha * signs.view_as(x)).clamp(0, 1).requires_grad_()
+    label = model(x).argmax(1)
+
+    def loss(z):
+        others = torch.nn.functional.one_hot(label, 10).bool()
+        return z.masked_fill(others, -torch.inf).logsumexp(1) - z[others]
+
+    (gradient,) = torch.autograd.grad(loss(model(moved)).sum(), moved)
+    adversarial = (moved + (0.3 - alpha) * gradient.sign()).clamp(0, 1)
+    logits = model(adversarial.detach())
+    assert found["own"]["loss"] == pytest.approx(loss(logits).mean().item(), rel=1e-3)
+    assert found["own"]["error"] == pytest.approx((logits.argmax(1) != label).double().mean().item(), abs=1.5 / n)
+    assert found["another"]["loss"] != found["own"]["loss"]
+
+
+def test_the_page_has_what_steps_are_worth(build, tmp_path):
+    (tmp_path / "steps.json").write_text(
+        json.dumps({"sources": {"s": {"own": {"loss": 2.345, "error": 0.5}, "another": {"loss": 1.0, "error": 0.25}}}})
+    )
+    assert build.steps(build.Results(tmp_path)).splitlines()[2] == "| s | 2.35 | 1.00 | 50.0 | 25.0 |"

@@ -112,6 +112,7 @@ def page(results: Results, paper: Json) -> str:
         "input_dropout": tables.input_dropout(results),
         "draws": tables.draws(results),
         "compared": tables.compared(results),
+        "steps": tables.steps(results),
         "repeated": tables.repeated(results),
         "rounded_stores": tables.rounded_stores(results),
         "rounding": tables.rounding(results),

@@ -38,6 +38,9 @@ DRAWS = {
     "C-online-stepped": "C: R+ gradients online, α = 0.1",
     "C-fixed": "C: one stored direction, evaluation mode",
     "C-adv-ens3": "C: 4 stored R+ draws, α = 0.1, fresh step",
+    "C-stepped16": "C: 16 stored R+ draws, α = 0.1, fresh step",
+    "C-stepped4-stored": "C: 4 stored R+ draws, α = 0.1, stored step",
+    "C-stepped16-stored": "C: 16 stored R+ draws, α = 0.1, stored step",
 }
 # What is stored, and the same gradients computed online; and what differs from another row in one thing.
 PAIRS = (
@@ -50,6 +53,9 @@ PAIRS = (
     ("stepped8", "online-stepped"),
     ("stepped4-stored", "online-stepped"),
     ("C-adv-ens3", "C-online-stepped"),
+    ("C-stepped16", "C-online-stepped"),
+    ("C-stepped4-stored", "C-online-stepped"),
+    ("C-stepped16-stored", "C-online-stepped"),
     ("fixed", "D-adv"),
     ("D-adv-ens3", "fixed"),
     ("stepped4-stored", "D-adv-ens3"),
@@ -58,6 +64,8 @@ PAIRS = (
     ("stepped4-example", "D-adv-ens3"),
     ("online-stepped", "fixed"),
     ("C-online-stepped", "C-fixed"),
+    ("C-stepped4-stored", "C-adv-ens3"),
+    ("C-stepped16-stored", "C-stepped16"),
 )
 RATIOS = {"ratio": "approximation ratio, mean of ratios", "ratio_of_means": "approximation ratio, ratio of means"}
 
@@ -156,6 +164,17 @@ def compared(results: Results) -> str:
         cells = (gap(*([read(row) for row in seeds] for seeds in both)) for read in (worst, mean))
         rows.append((DRAWS[name], DRAWS[other].partition(": ")[2], *cells))
     return table(("static perturbations", "less", "worst black-box", "mean black-box"), rows)
+
+
+def steps(results: Results) -> str:
+    """What a stored direction does to its own source, from its own random step and from another one."""
+    rows = []
+    for source, found in results.files.get("steps", {}).get("sources", {}).items():
+        own, other = found["own"], found["another"]
+        rows.append(
+            (source, *(f"{one['loss']:.2f}" for one in (own, other)), *(percent(one["error"]) for one in (own, other)))
+        )
+    return table(("source", "loss, own step", "loss, another step", "error, own step", "error, another step"), rows)
 
 
 def repeated(results: Results) -> str:

@@ -38,7 +38,8 @@ _REMEDIES = {
 def naming_trouble(path: Path, *, hint: str = "") -> Iterator[None]:
     """Turn the operating system's refusal to write ``path`` into an :class:`OutputError`.
 
-    ``hint`` says how the place is chosen, where that is not an option called ``--out``.
+    What it says of a file elsewhere, one that is read meanwhile, passes unchanged. ``hint`` says how the place is
+    chosen, where that is not an option called ``--out``.
 
     Raises
     ------
@@ -49,7 +50,7 @@ def naming_trouble(path: Path, *, hint: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0)
-        if remedy is None:
+        if remedy is None or not _is_about(error, path):
             raise
         raise OutputError(
             f"cannot write {path}: expected a place that takes it, got: {os.strerror(error.errno or 0)}; {remedy}{hint}"
@@ -118,6 +119,14 @@ def sha256_of_file(path: Path) -> str:
 def _suffix(path: Path) -> str:
     """How a temporary file of ``path`` ends; short enough that the whole name fits."""
     return "-" + path.name[-80:]
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """Whether the error names ``path``, a folder that holds it, something inside or beside it, or no file at all."""
+    if not isinstance(error.filename, str | os.PathLike):
+        return True
+    named, ours = Path(os.path.abspath(error.filename)), Path(os.path.abspath(path))
+    return named.parent == ours.parent or named in ours.parents or ours in named.parents
 
 
 def _umask() -> int:

@@ -104,6 +104,19 @@ def test_every_refusal_names_the_path_and_the_remedy(code):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("name", ["out", "out/s", "out/s/.partial-x", "out/beside", "out/s/deep/in"])
+def test_a_refusal_of_what_belongs_to_the_path_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(name), tmp_path / name):
+        with pytest.raises(OutputError, match=r"^cannot write out/s: "), naming_trouble(Path("out/s")):
+            raise FileNotFoundError(errno.ENOENT, "gone", str(path))
+
+
+def test_a_file_that_is_read_meanwhile_is_not_taken_for_the_one_that_is_written(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"image\.png"), naming_trouble(tmp_path / "out" / "shard.tar"):
+        (tmp_path / "images" / "image.png").read_bytes()
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), OSError("no number"), ValueError("other")])
 def test_other_errors_pass_unchanged(error):
     with pytest.raises(type(error)) as caught, naming_trouble(Path("file")):

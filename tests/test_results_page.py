@@ -33,9 +33,7 @@ def build() -> Iterator[SimpleNamespace]:
         patch.syspath_prepend(FOLDER)
         names = ("steps", "measured", "judging", "tables", "queries", "build")
         modules = [importlib.import_module(name) for name in names]
-        yield SimpleNamespace(
-            **{name: value for module in modules for name, value in vars(module).items()}, of_steps=modules[0].measure
-        )
+        yield SimpleNamespace(**{name: value for module in modules for name, value in vars(module).items()})
 
 
 def test_the_page_is_what_the_data_make_it(build):
@@ -308,7 +306,7 @@ def test_steps_are_those_of_the_attack_itself(build, tmp_path):
     spec = PrecomputeSpec(models={"static-C": str(path)}, attacks=("r-fgsm:alpha=0.1",), draws=1)
     data = DataSpec(data="mnist-mini", limit=n)
     precompute_store(spec, data, tmp_path / "shards" / "three-BCD", workers=0)
-    found = build.of_steps(tmp_path, data, n=n)["static-C"]
+    found = build.step_losses(tmp_path, data, n=n)["static-C"]
     pixels, _ = open_dataset("mnist-mini", "train").read(np.arange(n))
     x, model = torch.from_numpy(pixels).float() / 255, load_model(str(path)).module
     store = open_store(tmp_path / "shards" / "three-BCD")

@@ -26,7 +26,7 @@ from ensadv_data.store.perturbed import perturb_images
 HERE = Path(__file__).parent
 
 
-def measure(
+def step_losses(
     run: Path, data: DataSpec, *, store_name: str = "three-BCD", n: int = 10_000
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Mean margin loss and error rate of each source on the first ``n`` images, by source and step."""
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "data" / "steps.json")
     arguments = parser.parse_args()
     data = DataSpec(data=arguments.data, data_dir=arguments.data_dir and str(arguments.data_dir))
-    found = measure(arguments.run, data, n=arguments.images)
+    found = step_losses(arguments.run, data, n=arguments.images)
     arguments.out.write_text(json.dumps({"images": arguments.images, "sources": found}, indent=1) + "\n")
 
 

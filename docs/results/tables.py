@@ -170,10 +170,8 @@ def steps(results: Results) -> str:
     """What a stored direction does to its own source, from its own random step and from another one."""
     rows = []
     for source, found in results.files.get("steps", {}).get("sources", {}).items():
-        own, other = found["own"], found["another"]
-        rows.append(
-            (source, *(f"{one['loss']:.2f}" for one in (own, other)), *(percent(one["error"]) for one in (own, other)))
-        )
+        both = [found[step] for step in ("own", "another")]
+        rows.append((source, *(f"{one['loss']:.2f}" for one in both), *(percent(one["error"]) for one in both)))
     return table(("source", "loss, own step", "loss, another step", "error, own step", "error, another step"), rows)
 
 

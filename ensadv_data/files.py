@@ -9,13 +9,21 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ensadv_data.errors import OutputError
 
-__all__ = ["clear_leftovers", "is_leftover", "naming_trouble", "sha256_of_file", "write_atomic", "write_json"]
+__all__ = [
+    "check_outputs",
+    "clear_leftovers",
+    "is_leftover",
+    "naming_trouble",
+    "sha256_of_file",
+    "write_atomic",
+    "write_json",
+]
 
 _PREFIX = ".partial-"
 
@@ -55,6 +63,42 @@ def naming_trouble(path: Path, *, hint: str = "") -> Iterator[None]:
         raise OutputError(
             f"cannot write {path}: expected a place that takes it, got: {os.strerror(error.errno or 0)}; {remedy}{hint}"
         ) from error
+
+
+def check_outputs(*outputs: Path | None, reads: Iterable[Path | str] = ()) -> None:
+    """Refuse, before any work is done, a file that could not be written in the end, or that the same command reads.
+
+    Parameters
+    ----------
+    outputs
+        Files that :func:`write_atomic` is to write; None for those that nobody asked for.
+    reads
+        Files that the command reads, and folders, in which it writes nothing.
+
+    Raises
+    ------
+    OutputError
+        The message has the path, and what is in its way. Nothing is written; a folder for it may have been made.
+    """
+    asked, kept = [path for path in outputs if path is not None], [os.path.realpath(path) for path in reads]
+    for number, path in enumerate(asked):
+        real = Path(os.path.realpath(path))
+        if real in (Path(os.path.realpath(other)) for other in asked[:number]):
+            raise OutputError(f"expected a file of its own for each output, got {path} twice; choose another name")
+        if found := next((place for place in kept if real.is_relative_to(place)), None):
+            raise OutputError(
+                f"cannot write {path}: expected another file than those that are read, got one of "
+                f"{found}, which it would replace; choose another name"
+            )
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OutputError(f"cannot write {path}: expected the name of a file, found a device; choose another name")
+        with naming_trouble(path):
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_suffix(path), dir=path.parent)
+            os.close(handle)
+            os.unlink(name)
 
 
 def write_atomic(path: Path, *data: bytes | memoryview) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from ensadv_data.data import open_data
 from ensadv_data.errors import OutputError
 from ensadv_data.files import sha256_of_file, write_atomic
-from ensadv_data.models import leaves, outside_file, with_leaves
+from ensadv_data.models import outside_files, with_leaves
 from ensadv_data.recipe import Recipe, Stage
 from ensadv_data.spec import DataSpec
 
@@ -152,5 +152,4 @@ def _images_of(spec: DataSpec) -> tuple[str, str, int]:
 def _outside_files(stage: Stage) -> list[str]:
     """Weights that no stage makes: those of FILE.safetensors and of timm:NAME,weights=FILE."""
     roles = (*stage.options.values(), getattr(stage.spec, "models", None), getattr(stage.spec, "static", None))
-    references = [leaf for role in roles if isinstance(role, Mapping) for ref in role.values() for leaf in leaves(ref)]
-    return [file for file in map(outside_file, references) if file is not None]
+    return outside_files(ref for role in roles if isinstance(role, Mapping) for ref in role.values())

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ensadv_data.errors import OutputError
-from ensadv_data.files import clear_leftovers, naming_trouble, sha256_of_file, write_atomic
+from ensadv_data.files import check_outputs, clear_leftovers, naming_trouble, sha256_of_file, write_atomic
 
 REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -214,3 +214,40 @@ def test_the_digest_of_a_file(tmp_path):
     data = bytes(range(256)) * 5000
     (tmp_path / "file").write_bytes(data)
     assert sha256_of_file(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+def test_outputs_that_can_be_written_leave_no_trace(tmp_path):
+    (tmp_path / "old.json").write_text("{}")
+    check_outputs(tmp_path / "old.json", None, tmp_path / "new" / "a.csv", reads=[tmp_path / "in", "s3://bucket/x"])
+    assert names_in(tmp_path) == ["new", "old.json"]
+    assert (tmp_path / "old.json").read_text() == "{}"
+    assert names_in(tmp_path / "new") == []
+
+
+def test_an_output_that_is_read_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").write_text("weights")
+    (tmp_path / "store" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for out in (tmp_path / "in", Path("in"), Path("store/../in"), Path("link")):
+        with pytest.raises(OutputError, match=r"expected another file than those that are read, got one of .*/in,"):
+            check_outputs(out, reads=["in"])
+    with pytest.raises(OutputError, match=r"got one of .*store, which it would replace; choose another name"):
+        check_outputs(Path("store/deep/page.html"), reads=["store"])
+    check_outputs(Path("store.html"), reads=["store"])
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("here")
+    for path, words in (
+        (tmp_path, "a folder of that name is in the way"),
+        (tmp_path / "file" / "out.json", "a file of that name is in the way"),
+        (Path("/dev/null"), "expected the name of a file, found a device"),
+    ):
+        with pytest.raises(OutputError, match=words):
+            check_outputs(path)
+    same = (tmp_path / "a.json", tmp_path / "." / "b" / ".." / "a.json")
+    with pytest.raises(OutputError, match=r"a file of its own for each output, got .*a\.json twice"):
+        check_outputs(*same)
+    with as_nobody(), pytest.raises(OutputError, match=r"cannot write /proc/out\.json: expected a place"):
+        check_outputs(Path("/proc/out.json"))

@@ -17,7 +17,15 @@ from ensadv_data.models.architectures import ARCHITECTURES, build_model, check_a
 from ensadv_data.models.auxiliary import build_auxiliary, check_auxiliary
 from ensadv_data.models.check import check_model, check_models
 from ensadv_data.models.composite import leaves, with_leaves
-from ensadv_data.models.reference import Model, load_model, load_models, outside_file, with_absolute_file
+from ensadv_data.models.reference import (
+    Model,
+    load_model,
+    load_models,
+    outside_file,
+    outside_files,
+    reference_name,
+    with_absolute_file,
+)
 from ensadv_data.models.weights import model_bytes, read_metadata, save_model, weights_digest
 
 __all__ = [
@@ -34,7 +42,9 @@ __all__ = [
     "load_models",
     "model_bytes",
     "outside_file",
+    "outside_files",
     "read_metadata",
+    "reference_name",
     "save_model",
     "weights_digest",
     "with_absolute_file",

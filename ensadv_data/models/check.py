@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensadv_data.attacks.gradient import logits_of
+from ensadv_data.attacks.gradient import input_gradient, logits_of
 from ensadv_data.errors import ModelError
 from ensadv_data.models.reference import Model
 
@@ -27,8 +27,13 @@ class _Images(Protocol):
     def read(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]: ...
 
 
-def check_models(models: Iterable[Model], dataset: _Images, *, device: str) -> None:
+def check_models(models: Iterable[Model], dataset: _Images, *, device: str, gradient: bool = False) -> None:
     """Refuse models that cannot read these images or have other classes, in words rather than a trace.
+
+    Parameters
+    ----------
+    gradient
+        Whether their gradients are to be followed: then one must reach the images.
 
     Raises
     ------
@@ -37,10 +42,12 @@ def check_models(models: Iterable[Model], dataset: _Images, *, device: str) -> N
     """
     sample, _ = dataset.read(np.arange(min(2, len(dataset))))
     for model in models:
-        check_model(model, sample, classes=dataset.classes, device=device)
+        check_model(model, sample, classes=dataset.classes, device=device, gradient=gradient)
 
 
-def check_model(model: Model, images_NCHW: npt.NDArray[np.uint8], *, classes: int, device: str) -> None:
+def check_model(
+    model: Model, images_NCHW: npt.NDArray[np.uint8], *, classes: int, device: str, gradient: bool = False
+) -> None:
     """Refuse a model that cannot read these images, or whose output is not (N, K), in words rather than a trace.
 
     Parameters
@@ -49,6 +56,8 @@ def check_model(model: Model, images_NCHW: npt.NDArray[np.uint8], *, classes: in
         A few images of the data set, uint8.
     classes
         K of the data set.
+    gradient
+        Whether its gradient is to be followed.
 
     Raises
     ------
@@ -68,3 +77,12 @@ def check_model(model: Model, images_NCHW: npt.NDArray[np.uint8], *, classes: in
             f"{model.name}: expected {classes} logits an image, got {logits.shape[1]}; the data set has {classes} "
             "classes: name a model that was trained on them"
         )
+    if gradient:
+        try:
+            input_gradient(model.module, x, logits.argmax(1))
+        except RuntimeError as error:
+            raise ModelError(
+                f"{model.name}: expected a gradient that reaches the image, got none ({error}); a step of the model "
+                "has no derivative: write binarised:REF for a rounding, or attack the model from sources only, as the "
+                "suite nips17 does"
+            ) from None

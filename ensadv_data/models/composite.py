@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ensadv_data.errors import ModelError
+
 __all__ = ["COMPOSITES", "Binarised", "MeanLogits", "MeanProbabilities", "leaves", "members_of", "split", "with_leaves"]
 
 
@@ -16,13 +18,21 @@ class _Ensemble(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
 
+    def answers(self, x_NCHW: Tensor) -> Tensor:
+        """Logits of all members, (members, N, K)."""
+        found = [member(x_NCHW) for member in self.members]
+        if len({logits.shape for logits in found}) > 1:
+            classes = ", ".join(str(logits.shape[-1]) for logits in found)
+            raise ModelError(f"expected members that have the same classes, got logits for {classes}")
+        return torch.stack(found)
+
 
 class MeanProbabilities(_Ensemble):
     """The logarithm of the members' mean probabilities; its softmax is that mean."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Logits (N, K)."""
-        answers = torch.stack([member(x_NCHW).log_softmax(dim=1) for member in self.members])
+        answers = self.answers(x_NCHW).log_softmax(dim=2)
         mean: Tensor = answers.logsumexp(dim=0) - math.log(len(self.members))
         return mean
 
@@ -32,7 +42,7 @@ class MeanLogits(_Ensemble):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Logits (N, K)."""
-        return torch.stack([member(x_NCHW) for member in self.members]).mean(dim=0)
+        return self.answers(x_NCHW).mean(dim=0)
 
 
 class _Round(torch.autograd.Function):

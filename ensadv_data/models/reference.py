@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,19 @@ from torch import nn
 from ensadv_data.errors import IntegrityError, ModelError
 from ensadv_data.files import sha256_of_file
 from ensadv_data.models.architectures import build_model
-from ensadv_data.models.composite import COMPOSITES, members_of, split
+from ensadv_data.models.composite import COMPOSITES, leaves, members_of, split, with_leaves
 from ensadv_data.models.timm_nets import HUB, build_timm, parse_timm, timm_config, weights_path
 from ensadv_data.models.weights import fill_weights, read_metadata, weights_digest
 
-__all__ = ["Model", "load_model", "load_models", "outside_file", "with_absolute_file"]
+__all__ = [
+    "Model",
+    "load_model",
+    "load_models",
+    "outside_file",
+    "outside_files",
+    "reference_name",
+    "with_absolute_file",
+]
 
 
 @dataclass(frozen=True)
@@ -178,6 +186,11 @@ def _from_timm(rest: str, *, hub: bool) -> tuple[nn.Module, str, Mapping[str, An
     return module, asked.architecture, record
 
 
+def reference_name(reference: str) -> str:
+    """What a model is called that nobody gave a name: after its file, or after its members and how they are joined."""
+    return with_leaves(reference, lambda leaf: Path(leaf).stem)
+
+
 def outside_file(reference: str) -> str | None:
     """The file that a reference reads its weights from; None where it reads none, or another thing than a file."""
     kind, colon, rest = reference.partition(":")
@@ -185,6 +198,12 @@ def outside_file(reference: str) -> str | None:
         weights = parse_timm(rest).weights
         return None if weights == HUB else weights
     return None if colon and kind == "python" else reference
+
+
+def outside_files(references: Iterable[str]) -> list[str]:
+    """The files that references read weights from, those of a composite's members too; see :func:`outside_file`."""
+    files = (outside_file(leaf) for reference in references for leaf in leaves(reference))
+    return [file for file in files if file is not None]
 
 
 def with_absolute_file(reference: str) -> str:

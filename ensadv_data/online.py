@@ -45,7 +45,7 @@ def static_models(references: Mapping[str, str], dataset: Dataset, *, device: st
         A model cannot be loaded, or is not for these images.
     """
     (models,) = load_models([references], device=device)
-    check_models(models, dataset, device=device)
+    check_models(models, dataset, device=device, gradient=True)
     return models
 
 

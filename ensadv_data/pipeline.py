@@ -224,7 +224,6 @@ def _diagnose(plan: _Plan, stage: Stage) -> None:
 
 def _report(plan: _Plan, stage: Stage) -> None:
     made = [plan.recipe.stage(name) for name in stage.inputs]
-    radii = [s.spec.epsilon for s in made if isinstance(s.spec, EvaluateSpec | DiagnoseSpec)]
     paths = {kind: [plan.path(s) for s in made if s.kind == kind and plan.path(s).exists()] for kind in KINDS}
     write_report(
         plan.path(stage),
@@ -234,7 +233,6 @@ def _report(plan: _Plan, stage: Stage) -> None:
         stores=paths["precompute"],
         data=open_data(plan.recipe.data, "train"),
         stages={s.name: float(plan.state(s).get("seconds", 0)) for s in made},
-        epsilon=max(radii, default=0.3),
     )
 
 

@@ -150,7 +150,7 @@ class _Team:
 def _precomputed(spec: PrecomputeSpec, data: DataSpec, out: Path | str, team: _Team | None, *, repair: bool) -> Outcome:
     dataset = _opened(spec, data, team)
     models = [load_model(reference, name=name, device=spec.device) for name, reference in spec.models.items()]
-    check_models(models, dataset, device=spec.device)
+    check_models(models, dataset, device=spec.device, gradient=True)
     if spec.precision == "exact":
         one = torch.from_numpy(dataset.read(np.arange(1))[0]).to(spec.device).float() / 255
         for model in models:

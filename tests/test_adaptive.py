@@ -107,6 +107,7 @@ def test_a_surrogate_transfers_and_every_query_is_counted(digits):
     assert torch.equal(state, torch.get_rng_state())
     assert got.queries == 100 * 2**3
     assert sum(seen) == 200
+    assert seen[-1] < 10  # most of the work is the training, and is told as it goes
     images, labels = data.read(np.arange(200))
     clean = int((digits.module(torch.from_numpy(images).float() / 255).argmax(1).numpy() != labels).sum())
     random = torch.from_numpy(images).float() / 255

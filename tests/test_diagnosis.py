@@ -55,7 +55,7 @@ def found(references):
         SPEC,
         MINI,
         models={"a": references["a"], "b": references["b"]},
-        others={"a": references["s"]},
+        others={"s": references["s"]},
         static={"s": references["s"]},
         holdouts={"t": references["t"]},
     )
@@ -63,7 +63,7 @@ def found(references):
 
 def test_every_measure_is_the_one_of_its_module(found, references):
     some, whole = open_dataset("mnist-mini", "test", limit=40), open_dataset("mnist-mini", "test")
-    model, other = load_model(references["a"], name="a"), load_model(references["s"], name="a")
+    model, other = load_model(references["a"], name="a"), load_model(references["s"], name="s")
     got = found.models["a"]
     single, iterative = parse_attack("fgsm", epsilon=0.2), parse_attack("i-fgsm:steps=3", epsilon=0.2)
     assert (
@@ -87,7 +87,15 @@ def test_every_measure_is_the_one_of_its_module(found, references):
 
 
 def test_one_other_serves_every_model(found):
-    assert [each["across"] for each in found.models["b"]["surface"]] == ["a"] * 4
+    assert [each["across"] for each in found.models["b"]["surface"]] == ["s"] * 4
+
+
+def test_the_other_of_one_model_is_no_other_s(references):
+    spec = SPEC.model_copy(update={"measures": ("surface",), "examples": (3,)})
+    models = {"a": references["a"], "b": references["b"]}
+    got = diagnose(spec, MINI, models=models, others={"a": references["t"]})
+    across = {name: [each["across"] for each in found["surface"]] for name, found in got.models.items()}
+    assert across == {"a": ["t", "t"], "b": ["random", "random"]}  # called as its file is, not as the model it is for
 
 
 def test_the_discrepancy_is_that_of_fgsm_from_each_source(found, references):

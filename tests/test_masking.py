@@ -101,16 +101,42 @@ def test_on_a_linear_model_one_step_is_as_good_as_many():
     assert got.cosine == pytest.approx(1, abs=1e-6)
 
 
-def test_images_that_nothing_moves_are_counted_and_left_out():
-    model = Model("constant", nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), "here", "none", "0" * 64)
+def sure(weight: float) -> Model:
+    """So sure of class 0 that float64 cannot tell its loss there from 0."""
+    model = Model("sure", nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), "here", "none", "0" * 64)
     with torch.no_grad():
-        model.module[1].weight.zero_()
+        model.module[1].weight.copy_(torch.tensor([weight, -weight])[:, None].expand(2, 36))
         model.module[1].bias.copy_(torch.tensor([2000.0, -2000.0]))
-    got = measure_masking(model, grey(6), single=FGSM, iterative=ITERATED)
-    assert got.cosine is None
-    assert got.cosine_excluded == 6
-    assert got.ratio_excluded == 3  # the three of class 0 have a loss that float64 cannot tell from 0
-    assert got.ratio == 1
+    return model
+
+
+def test_images_without_a_loss_are_counted_and_left_out():
+    got = measure_masking(sure(1e-3), grey(6), single=FGSM, iterative=ITERATED)
+    assert (got.ratio_excluded, got.blind, got.cosine_excluded) == (3, 0, 0)  # three are of class 0
+    assert got.ratio == pytest.approx(1, abs=1e-5)
+
+
+def test_a_model_without_a_gradient_has_no_ratio():
+    """Neither attack has anything to follow, and both reach the same loss: that is no mark of a good gradient."""
+    got = measure_masking(sure(0.0), grey(6), single=FGSM, iterative=ITERATED)
+    assert (got.cosine, got.cosine_excluded, got.blind, got.ratio_excluded) == (None, 6, 6, 6)
+    assert (got.ratio, got.ratio_of_means, got.ratio_to_best, got.ratio_to_best_stderr) == (None,) * 4
+    assert got.loss_single == got.loss_iterative == got.loss_clean
+
+
+class Plateau(nn.Module):
+    """Flat within 0.05 of grey, steep outside: one step from the image sees nothing, one from a random start does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        score = torch.nn.functional.softshrink(x.flatten(1) - 128 / 255, 0.05).sum(1)
+        return torch.stack([-score, score], dim=1)
+
+
+def test_a_gradient_that_is_zero_at_the_image_alone_is_masking_and_counts():
+    model = Model("plateau", Plateau(), "here", "none", "0" * 64)
+    got = measure_masking(model, grey(6), single=FGSM, iterative=parse_attack("pgd:loss=margin", epsilon=0.2))
+    assert (got.gradient_norm, got.blind, got.ratio_excluded) == (0, 0, 0)
+    assert got.ratio < 0.2
 
 
 def test_a_sure_model_loses_signs_and_gradients_to_cross_entropy_alone(dataset):

@@ -603,3 +603,33 @@ def test_missing_files_and_wrong_quantities_are_refused(tmp_path: Path) -> None:
         write_report(tmp_path / "out.html", title="t", stages={"train": float("nan")})
     with pytest.raises(OutputError):
         write_report(tmp_path, title="t")
+
+
+def test_attacks_of_a_source_that_shares_weights_are_no_black_box_s(tmp_path: Path) -> None:
+    weak, strong = Rate(100, 1000), Rate(900, 1000)
+    target = TargetResult(
+        target="t",
+        digest="ab" * 32,
+        architecture="D",
+        clean=Rate(10, 1000),
+        white_box={"fgsm": Rate(500, 1000)},
+        black_box={"stranger": {"fgsm": weak}, "ensemble": {"fgsm": strong}},
+        any_black_box=weak,
+        kin=("ensemble",),
+    )
+    result = tmp_path / "r.json"
+    result.write_text(json.dumps(Transfer("d/test", 1000, 0.3, "s", {}, (target,)).to_json()))
+    text = page_of(write_report(tmp_path / "out.html", title="t", results=[result])).text
+    assert "The worst black-box error, 10.0% (fgsm from stranger), is below the white-box FGSM error, 50.0%" in text
+    assert "90.0" in text  # it is in the matrix, and in no worst
+    assert "fgsm from ensemble" not in text
+    assert "Source ensemble shares weights with target t" in text
+
+
+def test_the_page_names_every_radius_that_was_measured(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, epsilon in zip(paths, (0.3, 0.1), strict=True):
+        path.write_text(json.dumps(GOOD | {"epsilon": epsilon}))
+    for results, told in ((paths, "0.1, 0.3"), (paths[1:], "0.1"), ([], "0.3")):
+        text = page_of(write_report(tmp_path / "out.html", title="t", results=results)).text
+        assert f"Radius ε (L∞, pixels in [0, 1]) {told} " in text

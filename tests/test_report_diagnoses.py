@@ -187,3 +187,13 @@ def test_a_file_that_is_no_diagnosis_is_refused(tmp_path, what, words):
         report(tmp_path, what)
     assert words in str(caught.value)
     assert "ensadv-data diagnose" in str(caught.value)
+
+
+def test_a_gradient_that_is_zero_is_told(tmp_path):
+    blind = finding("random")
+    blind["masking"] |= {"ratio": None, "ratio_of_means": None, "ratio_to_best": None, "blind": 40}
+    html = report(tmp_path, content(blind=blind))
+    assert "<b>Note.</b> The gradient of blind is zero on 40 of 40 images, also where pgd ended" in html
+    assert "<b>Note.</b>" not in report(tmp_path, content())
+    del blind["masking"]["blind"]  # as earlier versions wrote it
+    assert "<b>Note.</b>" not in report(tmp_path, content(blind=blind))

@@ -19,6 +19,7 @@ from ensadv_data.evaluation.summary import (
     accuracy_rows,
     attack_title,
     csv_text,
+    diagnosis_remarks,
     matrix_rows,
     rate_text,
     remarks,
@@ -264,6 +265,8 @@ def test_accuracies_are_those_of_the_competition():
     assert columns == ["source", "attack", "one", "two"]
     assert rows == [
         ["", "clean", "0.9800", "0.9700"],
+        ["white-box", "fgsm", "0.1000", "0.8000"],
+        ["white-box", "r-fgsm", "0.0500", ""],
         ["s", "fgsm", "0.7000", ""],
         ["s", "pgd", "0.9000", ""],
         ["t", "fgsm", "0.6000", "0.9500"],
@@ -298,3 +301,29 @@ def test_the_first_five_answers_are_printed_where_there_are_more_than_ten_classe
     assert "44.0" not in one
     assert rest.count("44.0") == 4  # two targets, in the summary and in the matrix
     assert "by the first five answers: error in %; * the strongest" in rest
+
+
+def test_adversaries_that_query_are_in_every_table():
+    adaptive = {"surrogate": {**rate(25), "queries": 4800, "queries_per_image": 48.0}}
+    one = {**FULL["targets"]["one"], "adaptive": adaptive}
+    result = {**FULL, "targets": {**FULL["targets"], "one": one}}
+    columns, rows = matrix_rows(result)
+    assert columns[4] == "surrogate, by queries"
+    assert [row[4] for row in rows] == ["25.0", "–"]
+    assert ["queries", "surrogate", "0.7500", ""] in accuracy_rows(result)[1]
+
+
+def test_a_source_that_is_no_black_box_is_not_compared_with_those_that_are():
+    one = {**FULL["targets"]["one"], "kin": ["t"]}
+    _, rows = matrix_rows({**FULL, "targets": {"one": one}})
+    assert rows[0][4:] == ["30.0*", "10.0", "40.0", "60.0"]
+
+
+def test_zero_gradients_are_told():
+    row = {**FULL["targets"]["one"], "unmoved": {"fgsm": 7}}
+    told = remarks({**FULL, "targets": {"one": row}})
+    assert told[0].startswith("FGSM on target one left 7 of 100 images as they were: the gradient is zero there")
+    found = {"n": 40, "models": {"m": {"masking": {"blind": 3, "iterative": "pgd"}}, "other": {"cone": {}}}}
+    (told,) = diagnosis_remarks(found)
+    assert told.startswith("the gradient of m is zero on 3 of 40 images, also where pgd ended")
+    assert diagnosis_remarks({"n": 40, "models": {"m": {"masking": {"iterative": "pgd"}}}}) == []  # of earlier versions

@@ -222,7 +222,19 @@ def test_a_source_that_shares_weights_with_a_target_is_named(tmp_path):
     told = evaluate(spec, DataSpec(data="mnist-mini"), targets=targets, sources=sources).to_json()
     kin = {name: row.get("kin") for name, row in told["targets"].items()}
     assert kin == {"t": ["both", "rounded"], "u": ["others"], "far": ["both", "others", "alone"]}
-    assert "source both shares weights with target t: its attacks there are not black-box" in remarks(told)
+    assert (
+        "source both shares weights with target t: its attacks there are not black-box, and are in no worst and no mean"
+        in remarks(told)
+    )
+    t, far = told["targets"]["t"], told["targets"]["far"]
+    assert list(t["black_box"]) == ["both", "rounded", "others", "alone"]
+    errors = [t["black_box"][name]["step-ll"]["errors"] for name in ("others", "alone")]
+    assert t["worst_black_box"]["errors"] == max(errors)
+    assert t["worst_black_box"]["source"] in ("others", "alone")
+    assert t["mean_black_box"] == pytest.approx(sum(errors) / 2 / 3)
+    assert t["any_black_box"]["errors"] <= sum(errors)
+    assert far["worst_black_box"]["source"] == "rounded"  # of t, a stranger to s
+    assert far["any_black_box"] == far["black_box"]["rounded"]["step-ll"]
     own = evaluate(spec, DataSpec(data="mnist-mini"), targets={"t": names["t"]}, sources={"same": names["t"]}).to_json()
     assert "kin" not in own["targets"]["t"]
 
@@ -271,7 +283,8 @@ def test_each_perturbation_is_computed_once(models, dataset):
         )
         calls.append(source.module.calls - before)
         assert sum(advanced) == len(BLACK) * IMAGES
-    assert calls[0] == calls[1] == 1 + 1 + 1 + 4 + 4  # a look at one image, and at all; FGSM; four steps; four steps
+    # a look at one image, at its gradient, and at all images; FGSM; four steps; four steps
+    assert calls[0] == calls[1] == 1 + 1 + 1 + 1 + 4 + 4
 
 
 def test_a_target_that_is_a_source_is_attacked_once(models, dataset):
@@ -287,7 +300,8 @@ def test_a_target_that_is_a_source_is_attacked_once(models, dataset):
         calls.append(t0.module.calls - before)
         assert sum(advanced) == (2 * len(white) + 1) * IMAGES
         assert list(got.targets[0].white_box) == [attack.label]
-    assert calls[0] == calls[1] + 1  # the answers to it are asked for twice, the gradient is taken once
+    # its gradient is looked at as a target's as well, the answers to the attack are asked for twice; it is made once
+    assert calls[0] == calls[1] + 1 + 1
 
 
 def test_json_is_deterministic_and_holds_everything(models, dataset, measured):

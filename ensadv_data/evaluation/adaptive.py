@@ -212,6 +212,8 @@ def measure_surrogate(
         raise InputError(f"samples: expected at most {len(samples)}, the images there are, got {adversary.samples}")
     x = torch.from_numpy(samples.read(np.arange(adversary.samples))[0]).to(device).float() / 255
     y = oracle.labels(x)
+    shown = adversary.epochs * sum(adversary.samples << number for number in range(adversary.rounds + 1))
+    tell = _in_proportion(advance, len(dataset), shown + len(dataset))
     for number in range(adversary.rounds + 1):
         with torch_seeded(device, "surrogate", seed, number):
             for _ in range(adversary.epochs):
@@ -222,6 +224,7 @@ def measure_surrogate(
                     optimizer.zero_grad()
                     cross_entropy(surrogate(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
+                    tell(len(rows))
         surrogate.eval()
         if number < adversary.rounds:
             towards = -input_gradient(surrogate, x, y, loss=loss)  # where the queried label's score grows
@@ -231,5 +234,17 @@ def measure_surrogate(
     for _, clean, true in batches(dataset, batch_size=250, device=device):
         x_adv = fgsm(surrogate, clean, true, epsilon=adversary.epsilon, loss=loss)
         errors += int((logits_of(target.module, x_adv).argmax(1) != true).sum())
-        advance(len(clean))
+        tell(len(clean))
     return AdaptiveResult(Rate(errors, len(dataset)), oracle.queries)
+
+
+def _in_proportion(advance: Callable[[int], None], whole: int, work: int) -> Callable[[int], None]:
+    """Advance by ``whole`` altogether while ``work`` is done, part by part."""
+    done = 0
+
+    def tell(part: int) -> None:
+        nonlocal done
+        before, done = done, done + part
+        advance(whole * done // work - whole * before // work)
+
+    return tell

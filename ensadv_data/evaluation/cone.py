@@ -146,7 +146,7 @@ def measure_cone(
     d = int(np.prod(dataset.shape))
     for order in orders:
         aligned_directions(np.ones(d, np.int8), order, np.arange(d))  # refused before anything is computed
-    check_models([model], dataset, device=device)
+    check_models([model], dataset, device=device, gradient=True)
     found: dict[float, list[int]] = {float(epsilon): [] for epsilon in epsilons}
     whole: dict[float, list[int]] = {float(epsilon): [] for epsilon in epsilons}
     skipped = done = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from ensadv_data.evaluation.flips import measure_flips
 from ensadv_data.evaluation.masking import measure_masking, measure_rounding
 from ensadv_data.evaluation.surface import check_surface, measure_surface
 from ensadv_data.keys import derive_key
-from ensadv_data.models import Model, check_models, load_models
+from ensadv_data.models import Model, check_models, load_models, reference_name
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, DiagnoseSpec
 
@@ -94,7 +94,7 @@ def diagnose(
     found: dict[str, dict[str, Any]] = {}
     with in_precision(spec.device), progress_bar("diagnose", total=total, unit="images") as advance:
         for model in targets:
-            second = {other.name: other for other in across}.get(model.name, across[0] if len(across) == 1 else None)
+            second = _across(model.name, across, models)
             found[model.name] = {
                 "digest": model.digest,
                 "architecture": model.architecture,
@@ -135,6 +135,14 @@ def check_roles(
         )
     if len(others) > 1 and (unknown := [name for name in others if name not in models]):
         raise InputError(f"others: expected names of models, or one other for all; got {', '.join(unknown)}")
+
+
+def _across(name: str, others: Sequence[Model], models: Collection[str]) -> Model | None:
+    """The model whose gradient is the other axis of one model's surfaces, by its own name."""
+    for other in others:
+        if other.name == name:
+            return replace(other, name=reference_name(other.reference))
+    return others[0] if len(others) == 1 and others[0].name not in models else None
 
 
 def _work(spec: DiagnoseSpec, n: int) -> dict[str, int]:
@@ -204,7 +212,8 @@ def _discrepancies(
     dataset: Dataset,
     advance: Callable[[int], None],
 ) -> dict[str, dict[str, Any]]:
-    check_models((*targets, *sources, *futures), dataset, device=spec.device)
+    check_models(targets, dataset, device=spec.device)
+    check_models((*sources, *futures), dataset, device=spec.device, gradient=True)
     train = {source.name: _answers(spec, source, targets, dataset, advance) for source in sources}
     found = {}
     for future in futures:

@@ -59,7 +59,7 @@ def measure_flips(
     ModelError
         The model cannot read these images.
     """
-    check_models([model], dataset, device=device)
+    check_models([model], dataset, device=device, gradient=True)
     equal, compared, same = [0, 0], [0, 0], 0
     for _, x, _ in batches(dataset, batch_size=batch_size, device=device):
         labels: list[Tensor] = []

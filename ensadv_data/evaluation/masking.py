@@ -42,7 +42,7 @@ class Masking:
     ratio: float | None  # mean of L(single) / L(iterative), as in Table 6
     ratio_of_means: float | None
     ratio_to_best: float | None  # mean of L(single) / max(L(single), L(iterative)): never above 1
-    ratio_excluded: int  # images where the iterative attack left no loss to divide by
+    ratio_excluded: int  # images in none of the three: no loss to divide by, or ``blind``
     above_one: int  # images where the single step found the larger loss
     loss_clean: float
     loss_single: float
@@ -51,6 +51,7 @@ class Masking:
     cosine_excluded: int  # images that one of the attacks did not change
     gradient_norm: float  # of the loss at the image, mean
     ratio_to_best_stderr: float | None = None  # over the images; ``ratio`` has too heavy a tail for one
+    blind: int = 0  # images whose gradient is zero, there and where the iterative attack ended: it had none to follow
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -101,10 +102,11 @@ def measure_masking(
     ModelError
         The model cannot read these images.
     """
-    check_models([model], dataset, device=device)
+    check_models([model], dataset, device=device, gradient=True)
     losses: dict[str, list[F64]] = {"clean": [], "single": [], "iterative": []}
     cosines: list[F64] = []
     norms: list[F64] = []
+    stills: list[npt.NDArray[np.bool_]] = []
     for indices, x, y in batches(dataset, batch_size=batch_size, device=device):
         moved = {"clean": x}
         for name, attack in (("single", single), ("iterative", iterative)):
@@ -122,11 +124,16 @@ def measure_masking(
         deltas = [(moved[name] - x).double().flatten(1) for name in ("single", "iterative")]
         lengths = [delta.norm(dim=1) for delta in deltas]
         cosines.append(_numpy((deltas[0] * deltas[1]).sum(1) / (lengths[0] * lengths[1])))  # NaN where one is 0
-        norms.append(_numpy(_gradient_norm(model, x, y)))
+        norm, is_still = _gradient_norm(model, x, y)
+        norms.append(_numpy(norm))
+        if is_still.any():
+            is_still &= _gradient_norm(model, moved["iterative"], y)[1]
+        stills.append(is_still.cpu().numpy())
         advance(len(indices))
     clean, one, many = (np.concatenate(losses[name]) for name in ("clean", "single", "iterative"))
-    usable, best = many > 0, np.maximum(one, many)
-    ratios, to_best = one[usable] / many[usable], one[best > 0] / best[best > 0]
+    seen, best = ~np.concatenate(stills), np.maximum(one, many)
+    usable, positive = seen & (many > 0), seen & (best > 0)
+    ratios, to_best = one[usable] / many[usable], one[positive] / best[positive]
     cosine = np.concatenate(cosines)
     alike = np.isfinite(cosine)
     return Masking(
@@ -134,7 +141,7 @@ def measure_masking(
         single=single.label,
         iterative=iterative.label,
         ratio=_mean(ratios),
-        ratio_of_means=float(one.mean() / many.mean()) if many.any() else None,
+        ratio_of_means=float(one[seen].mean() / many[seen].mean()) if usable.any() else None,
         ratio_to_best=_mean(to_best),
         ratio_excluded=int((~usable).sum()),
         above_one=int((one > many).sum()),
@@ -145,6 +152,7 @@ def measure_masking(
         cosine_excluded=int((~alike).sum()),
         gradient_norm=float(np.concatenate(norms).mean()),
         ratio_to_best_stderr=_stderr(to_best),
+        blind=int((~seen).sum()),
     )
 
 
@@ -166,7 +174,7 @@ def measure_rounding(
     ModelError
         The model cannot read these images, or cannot be copied to float64.
     """
-    check_models([model], dataset, device=device)
+    check_models([model], dataset, device=device, gradient=True)
     exact = copy.deepcopy(model.module).double()
     wrong = {"ce": 0, "margin": 0}
     lost = {"ce": 0, "margin": 0}
@@ -203,12 +211,14 @@ def _stderr(values: F64) -> float | None:
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
-def _gradient_norm(model: Model, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
-    """L2 norm of the gradient of cross-entropy, from the margin form: ∇ softplus(L′) = σ(L′)·∇L′."""
+def _gradient_norm(model: Model, x_NCHW: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
+    """L2 norm of the gradient of cross-entropy, and where it is exactly zero, (N,) both.
+
+    From the margin form: ∇ softplus(L′) = σ(L′)·∇L′.
+    """
     slope = margin(logits_of(model.module, x_NCHW).double(), y_N).sigmoid()
-    gradient = input_gradient(model.module, x_NCHW, y_N, loss="margin").double()
-    norm: Tensor = slope * torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-    return norm
+    gradient = input_gradient(model.module, x_NCHW, y_N, loss="margin").double().flatten(1)
+    return slope * torch.linalg.vector_norm(gradient, dim=1), (gradient == 0).all(1)
 
 
 def _numpy(values: Tensor) -> F64:

@@ -138,12 +138,12 @@ def suite_named(name: str) -> Suite:
     if name.endswith(".toml"):
         return _read(Path(name))
     if name not in SUITES:
-        raise UnknownNameError("suite", name, SUITES)
+        raise UnknownNameError("suite", name, [*SUITES, "FILE.toml"])
     return SUITES[name]
 
 
 def _read(path: Path) -> Suite:
-    table = read_toml(path)
+    table = read_toml(path, what="suite", remedy=f"write one, or name one of {', '.join(SUITES)}")
     lists = {}
     for key, value in table.items():
         if key not in ("white_box", "black_box", "adaptive", "about"):

@@ -10,7 +10,16 @@ from typing import Any
 from ensadv_data.evaluation.interval import Rate, strongest
 from ensadv_data.evaluation.suites import SUITES
 
-__all__ = ["accuracy_rows", "attack_title", "csv_text", "matrix_rows", "rate_text", "remarks", "summary_rows"]
+__all__ = [
+    "accuracy_rows",
+    "attack_title",
+    "csv_text",
+    "diagnosis_remarks",
+    "matrix_rows",
+    "rate_text",
+    "remarks",
+    "summary_rows",
+]
 
 FEW = 100  # images; with fewer, a 95% interval can be more than 20 points wide
 
@@ -50,7 +59,7 @@ def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     """
     attacks = list(dict.fromkeys(name for row in result["targets"].values() for name in row["white_box"]))
     white = [f"white-box {attack_title(name)}" for name in attacks]
-    adaptive = list(dict.fromkeys(name for row in result["targets"].values() for name in row.get("adaptive", {})))
+    adaptive = _adversaries(result)
     queried = [f"{attack_title(name)}, by queries" for name in adaptive]
     columns = ["target", "clean", *white, *queried, "worst black-box", "by", "mean black-box"]
     rows = []
@@ -70,6 +79,10 @@ def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     return columns, rows
 
 
+def _adversaries(result: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name for row in result["targets"].values() for name in row.get("adaptive", {})))
+
+
 def _queried(found: Mapping[str, Any] | None) -> str:
     return rate_text(found) + (f", {found['queries_per_image']:,.0f} queries an image" if found else "")
 
@@ -77,9 +90,10 @@ def _queried(found: Mapping[str, Any] | None) -> str:
 def matrix_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Every measurement of an evaluation, from its JSON: one row a target, one column an attack and source.
 
-    Errors in percent. In each row ``*`` marks the strongest white-box attack and the strongest transferred one, and
+    Errors in percent. In each row ``*`` marks the strongest white-box attack and the strongest black-box one, and
     those that cannot be told from them at 95% confidence (Table 7's bold).
     """
+    adaptive = _adversaries(result)
     white = list(dict.fromkeys(label for row in result["targets"].values() for label in row["white_box"]))
     black = list(
         dict.fromkeys(
@@ -93,21 +107,26 @@ def matrix_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         "target",
         "clean",
         *(f"white-box {attack_title(label)}" for label in white),
+        *(f"{attack_title(name)}, by queries" for name in adaptive),
         *(f"{attack_title(label)} on {source}" for source, label in black),
     ]
     rows = []
     for name, row in result["targets"].items():
         own = [row["white_box"].get(label) for label in white]
+        asked = [row.get("adaptive", {}).get(adversary) for adversary in adaptive]
         other = [row["black_box"].get(source, {}).get(label) for source, label in black]
-        rows.append([name, f"{100 * row['clean']['error']:.1f}", *_marked(own), *_marked(other)])
+        kin = [source in row.get("kin", ()) for source, _ in black]
+        queried = [f"{100 * rate['error']:.1f}" if rate else "–" for rate in asked]
+        rows.append([name, f"{100 * row['clean']['error']:.1f}", *_marked(own), *queried, *_marked(other, apart=kin)])
     return columns, rows
 
 
 def accuracy_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Attack × defence, as the NIPS 2017 competition scored it: accuracies in [0, 1], then their mean and worst.
 
-    The score of a defence is its mean accuracy over all transferred attacks; the last row is its accuracy on the images
-    that no attack fools, the worst case of each.
+    The score of a defence is its mean accuracy over all black-box attacks; the last row is its accuracy on the images
+    that none of them fools, the worst case of each. Attacks on the defence itself come first, of the source
+    ``white-box``, or ``queries``.
     """
     targets = result["targets"]
     pairs = list(
@@ -118,6 +137,9 @@ def accuracy_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
         return "" if rate is None else f"{1 - rate['error']:.4f}"
 
     rows = [["", "clean", *(accuracy(row["clean"]) for row in targets.values())]]
+    for source, key in (("white-box", "white_box"), ("queries", "adaptive")):
+        for label in dict.fromkeys(label for row in targets.values() for label in row.get(key, {})):
+            rows.append([source, label, *(accuracy(row.get(key, {}).get(label)) for row in targets.values())])
     for source, label in pairs:
         cells = (accuracy(row["black_box"].get(source, {}).get(label)) for row in targets.values())
         rows.append([source, label, *cells])
@@ -146,8 +168,14 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
         if "twin" in row:
             told.append(f"source {row['twin']} has the weights of target {name}: its attacks there are white-box")
         told += [
-            f"source {source} shares weights with target {name}: its attacks there are not black-box"
+            f"source {source} shares weights with target {name}: its attacks there are not black-box, and are in no "
+            "worst and no mean"
             for source in row.get("kin", ())
+        ]
+        told += [
+            f"{attack_title(attack)} on target {name} left {images} of {result['n']} images as they were: the gradient "
+            "is zero there, and only attacks from sources, or by queries, can show what the model withstands"
+            for attack, images in row.get("unmoved", {}).items()
         ]
     if result["n"] < FEW:
         low, high = Rate(result["n"] // 2, result["n"]).interval
@@ -157,9 +185,21 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     return told
 
 
-def _marked(rates: Sequence[Mapping[str, Any] | None]) -> list[str]:
-    """Errors in percent, the largest and those tied with it marked."""
-    marks = strongest([Rate(rate["errors"], rate["n"]) if rate else None for rate in rates])
+def diagnosis_remarks(result: Mapping[str, Any]) -> list[str]:
+    """What a reader of a diagnosis should know, from its JSON."""
+    return [
+        f"the gradient of {name} is zero on {blind} of {result['n']} images, also where "
+        f"{found['masking']['iterative']} ended: no attack that follows it goes anywhere, and those images are in no "
+        "ratio; measure the model by attacks from sources, or by queries"
+        for name, found in result["models"].items()
+        if (blind := found.get("masking", {}).get("blind", 0))
+    ]
+
+
+def _marked(rates: Sequence[Mapping[str, Any] | None], *, apart: Sequence[bool] = ()) -> list[str]:
+    """Errors in percent, the largest and those tied with it marked; those that stand ``apart`` are not compared."""
+    compared = [rate if not (apart and apart[number]) else None for number, rate in enumerate(rates)]
+    marks = strongest([Rate(rate["errors"], rate["n"]) if rate else None for rate in compared])
     return [
         f"{100 * rate['error']:.1f}{'*' if mark else ''}" if rate else "–"
         for rate, mark in zip(rates, marks, strict=True)

@@ -116,7 +116,7 @@ def measure_surface(
     check_surface(dataset, example, radius=radius, resolution=resolution)
     images, labels = dataset.read(np.array([example]))
     for each in (model, *([other] if other is not None else [])):
-        check_model(each, images, classes=dataset.classes, device=device)
+        check_model(each, images, classes=dataset.classes, device=device, gradient=True)
     x = torch.from_numpy(images).to(device).float() / 255
     y = torch.from_numpy(labels).to(device)
     along = _signs(model, x, y, loss)

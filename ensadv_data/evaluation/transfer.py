@@ -28,6 +28,7 @@ from ensadv_data.evaluation.stored import StoredSource
 from ensadv_data.evaluation.suites import Attack
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.models import Model, check_models
+from ensadv_data.spec import AttackSpec
 
 __all__ = ["TargetResult", "Transfer", "measure_transfer", "perturbed"]
 
@@ -44,23 +45,30 @@ class TargetResult:
     clean: Rate
     white_box: Mapping[str, Rate]  # by attack
     black_box: Mapping[str, Mapping[str, Rate]]  # by source, then attack
-    any_black_box: Rate | None  # images that at least one transferred attack fools: the worst case of each
+    any_black_box: Rate | None  # images that at least one black-box attack fools: the worst case of each
     twin: str | None = None  # the source with the target's own weights, whose attacks are white-box
-    kin: tuple[str, ...] = ()  # other sources that have weights of the target in them, or it theirs
+    kin: tuple[
+        str, ...
+    ] = ()  # other sources that have weights of the target in them, or it theirs; in no worst, no mean
+    unmoved: Mapping[str, int] = field(default_factory=dict)  # by white-box attack: images that it left as they were
     adaptive: Mapping[str, AdaptiveResult] = field(default_factory=dict)  # by adversary
     top5: TargetResult | None = None  # the same measurements by the first five classes, where there are more than ten
 
     @property
     def worst_black_box(self) -> tuple[str, str, Rate] | None:
         """Source, attack and rate of the strongest transferred attack."""
-        rows = [(source, attack, rate) for source, by in self.black_box.items() for attack, rate in by.items()]
+        rows = [(source, attack, rate) for source, by in self._strangers.items() for attack, rate in by.items()]
         return max(rows, key=lambda row: row[2].errors, default=None)
 
     @property
     def mean_black_box(self) -> float | None:
         """Mean error over all transferred attacks, in [0, 1]."""
-        rates = [rate.value for by in self.black_box.values() for rate in by.values()]
+        rates = [rate.value for by in self._strangers.values() for rate in by.values()]
         return math.fsum(rates) / len(rates) if rates else None
+
+    @property
+    def _strangers(self) -> Mapping[str, Mapping[str, Rate]]:
+        return {source: by for source, by in self.black_box.items() if source not in self.kin}
 
     def to_json(self) -> dict[str, Any]:
         """As JSON: rates in [0, 1] with their 95% intervals."""
@@ -81,6 +89,8 @@ class TargetResult:
             told["twin"] = self.twin
         if self.kin:
             told["kin"] = list(self.kin)
+        if self.unmoved:
+            told["unmoved"] = dict(self.unmoved)
         if self.adaptive:
             told["adaptive"] = {name: result.to_json() for name, result in self.adaptive.items()}
         if self.top5 is not None:
@@ -165,7 +175,9 @@ def measure_transfer(
     if not targets:
         raise InputError("expected at least one target, got none")
     live = [source for source in sources if isinstance(source, Model)]
-    check_models((*targets, *live), dataset, device=device)
+    for models, attacks in ((targets, white_box), (live, black_box)):
+        followed = any(isinstance(attack, AttackSpec) for attack in attacks)  # another library's may need no gradient
+        check_models(models, dataset, device=device, gradient=followed)
     tops = (1, 5) if dataset.classes > 10 else (1,)
     counts = {top: _Counts(len(dataset)) for top in tops}
     twice = {(t.digest, a.label) for t in targets for a in white_box} & {
@@ -200,7 +212,11 @@ def measure_transfer(
         for target in targets:
             count(target, "clean", inputs=x)
             for attack in white_box:
-                count(target, "white", attack.label, inputs=attacked(target, attack))
+                x_adv = attacked(target, attack)
+                count(target, "white", attack.label, inputs=x_adv)
+                if isinstance(attack, AttackSpec):  # another library's may have its reasons
+                    still = (x_adv == x).flatten(1).all(1)
+                    counts[1].add((target.name, "unmoved", attack.label), indices, still.cpu().numpy())
         for source in sources:
             if isinstance(source, Model):
                 _finite_logits(source, x)  # the sign of NaN is 0: a broken source would pass for a weak one
@@ -252,7 +268,7 @@ def _finite_logits(model: Model, x_NCHW: torch.Tensor) -> torch.Tensor:
 
 
 class _Counts:
-    """Which images were misclassified, by name of the measurement."""
+    """Which images were misclassified, or left unmoved, by name of the measurement."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -281,7 +297,12 @@ def _result(
     count = counts[1]
     mine = [name for name in count.wrong if name[0] == target.name]
     black = [name for name in mine if name[1] == "black"]
-    fooled = np.logical_or.reduce([count.wrong[name] for name in black]) if black else None
+    kin = tuple(
+        source.name for source in sources if source.digest != target.digest and parts[source.name] & target.parts
+    )
+    strange = [count.wrong[name] for name in black if name[2] not in kin]
+    fooled = np.logical_or.reduce(strange) if strange else None
+    unmoved = {name[2]: int(count.wrong[name].sum()) for name in mine if name[1] == "unmoved"}
     return TargetResult(
         target=target.name,
         digest=target.digest,
@@ -295,8 +316,7 @@ def _result(
         },
         any_black_box=None if fooled is None else Rate(int(fooled.sum()), count.n),
         twin=next((source.name for source in sources if source.digest == target.digest), None),
-        kin=tuple(
-            source.name for source in sources if source.digest != target.digest and parts[source.name] & target.parts
-        ),
+        kin=kin,
+        unmoved={attack: images for attack, images in unmoved.items() if images},
         top5=top5,
     )

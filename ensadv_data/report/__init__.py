@@ -41,7 +41,7 @@ def write_report(
     stores: Sequence[Path | str] = (),
     data: Dataset | None = None,
     stages: Mapping[str, float] | None = None,
-    epsilon: float = 0.3,
+    epsilon: float | None = None,
 ) -> Path:
     """Write the report; equal input gives equal bytes.
 
@@ -63,7 +63,8 @@ def write_report(
     stages
         Seconds that each stage took.
     epsilon
-        L∞ radius of the pictures, pixels in [0, 1]; a perturbation of an iterative attack keeps its own.
+        L∞ radius of the pictures, pixels in [0, 1]; the largest of the results', or 0.3, unless given. A perturbation
+        of an iterative attack keeps its own.
 
     Returns
     -------
@@ -83,7 +84,7 @@ def write_report(
     OutputError
         ``out`` cannot be written.
     """
-    if not 0 <= epsilon <= 1:
+    if epsilon is not None and not 0 <= epsilon <= 1:
         raise QuantityError(f"epsilon: expected an L∞ radius in [0, 1], got {epsilon:g}; 16/255 is {16 / 255:.4f}")
     for name, seconds in (stages or {}).items():
         if not (math.isfinite(seconds) and seconds >= 0):
@@ -93,13 +94,14 @@ def write_report(
     read = [found for result in evaluated for found in (result, result.top5) if found is not None]
     diagnoses = [read_diagnosis(name, root) for name, root in roots if root.at("kind").text() == "diagnosis"]
     measured = [*(result.data for result in read), *(diagnosis.data for diagnosis in diagnoses)]
+    radii = [*(result.epsilon for result in read), *(diagnosis.epsilon for diagnosis in diagnoses)] or [0.3]
     runs = [read_log(path) for path in logs]
     opened = [open_store(path) for path in stores]
     pictured = [store for store in opened if data is not None and store.header.split == data.split]
     page = render_page(
         "report",
         title=title,
-        epsilon=epsilon,
+        epsilon=in_one_word([f"{radius:.4g}" for radius in ([epsilon] if epsilon is not None else sorted(radii))]),
         data=in_one_word(measured or ([data.name] if data is not None else [])),
         n_test=in_one_word([result.n for result in read]),
         n_train=None if data is None else len(data),
@@ -117,7 +119,9 @@ def write_report(
         mixes=[mix for run in runs if (mix := describe_mix(run)) is not None],
         sources=describe_stores(opened),
         curves=[{"name": run.name, "charts": draw_losses(run, salt=f"losses {i}")} for i, run in enumerate(runs)],
-        pictures=None if data is None else draw_pictures(data, pictured, epsilon=epsilon),
+        pictures=None
+        if data is None
+        else draw_pictures(data, pictured, epsilon=max(radii) if epsilon is None else epsilon),
         stages=dict(stages or {}),
     )
     return write_page(out, page)

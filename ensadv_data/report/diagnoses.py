@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ensadv_data.evaluation.summary import diagnosis_remarks
 from ensadv_data.report.charts import draw_curves, picture_of
 from ensadv_data.report.inputs import Node, Rate
 
@@ -66,6 +67,7 @@ class Diagnosis:
     loss: str
     models: tuple[Findings, ...]
     discrepancy: Mapping[str, tuple[float, float]]  # by future adversary: equation 10, and the largest gap of risks
+    remarks: tuple[str, ...] = ()  # what a reader should know
 
 
 def read_diagnosis(name: str, root: Node) -> Diagnosis:
@@ -90,6 +92,7 @@ def read_diagnosis(name: str, root: Node) -> Diagnosis:
             name: (node.at("discrepancy").share(), node.at("largest_gap").share())
             for name, node in root.at("discrepancy").items()
         },
+        remarks=tuple(diagnosis_remarks(root.table())),
     )
 
 

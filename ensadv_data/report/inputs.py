@@ -55,6 +55,7 @@ class Target:
     black_box: Mapping[str, Mapping[str, Rate]]  # by source, then attack
     any_black_box: Rate | None
     adaptive: Mapping[str, tuple[Rate, float]] = field(default_factory=dict)  # by adversary, with queries an image
+    kin: tuple[str, ...] = ()  # sources that share weights with it, whose attacks are not black-box
     top5: Target | None = None  # by the first five classes, where there are more than ten
 
     @property
@@ -65,14 +66,18 @@ class Target:
     @property
     def worst(self) -> tuple[str, str, Rate] | None:
         """Source, attack and rate of the strongest transferred attack; of equal ones, the first."""
-        rows = [(source, attack, rate) for source, by in self.black_box.items() for attack, rate in by.items()]
+        rows = [(source, attack, rate) for source, by in self._strangers.items() for attack, rate in by.items()]
         return max(rows, key=lambda row: row[2].error, default=None)
 
     @property
     def mean(self) -> float | None:
         """Mean error over all transferred attacks, in [0, 1]."""
-        rates = [rate.error for by in self.black_box.values() for rate in by.values()]
+        rates = [rate.error for by in self._strangers.values() for rate in by.values()]
         return math.fsum(rates) / len(rates) if rates else None
+
+    @property
+    def _strangers(self) -> Mapping[str, Mapping[str, Rate]]:
+        return {source: by for source, by in self.black_box.items() if source not in self.kin}
 
 
 @dataclass(frozen=True)
@@ -287,6 +292,7 @@ def _target(name: str, node: Node) -> Target:
             adversary: (found.rate(), found.at("queries_per_image").number())
             for adversary, found in (node.at("adaptive").items() if "adaptive" in node.table() else ())
         },
+        kin=tuple(source.text() for source in node.at("kin").items_of_list()) if "kin" in node.table() else (),
         top5=_target(name, node.at("top5")) if "top5" in node.table() else None,
     )
 

@@ -66,7 +66,8 @@ def describe_result(result: Result, *, chart: str, examples: Mapping[str, Any] |
         for attack in transferred
     ]
     marks = [
-        strongest([_counted(rates[column], result.n) for _, _, rates in pairs]) for column in range(len(result.targets))
+        strongest([None if source in target.kin else _counted(rates[column], result.n) for source, _, rates in pairs])
+        for column, target in enumerate(result.targets)
     ]
     return {
         "result": result,

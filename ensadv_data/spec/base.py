@@ -25,6 +25,7 @@ from ensadv_data.errors import InputError, QuantityError, UnknownNameError
 __all__ = [
     "Alpha",
     "Epsilon",
+    "Radius",
     "Spec",
     "checked",
     "parse_bytes",
@@ -123,7 +124,15 @@ def _alpha(value: Any) -> float:
     return alpha
 
 
+def _radius(value: Any) -> float:
+    epsilon = read_epsilon(value)
+    if not epsilon:
+        raise QuantityError("epsilon: expected an L∞ radius above 0, got 0, which perturbs nothing")
+    return epsilon
+
+
 Epsilon = Annotated[float, BeforeValidator(read_epsilon)]
+Radius = Annotated[float, BeforeValidator(_radius)]  # of a measurement
 Alpha = Annotated[float, BeforeValidator(_alpha)]
 
 
@@ -160,12 +169,12 @@ def checked(kind: type[S], fields: Mapping[str, Any], *, where: str) -> S:
         return kind.model_validate(dict(fields))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or kind.__name__
+        place = ".".join(part for part in first["loc"] if isinstance(part, str)) or kind.__name__
         raise InputError(f"{where}: {place}: {first['msg'].lower()}, got {first['input']!r}") from None
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
+def read_toml(path: Path, *, what: str = "recipe", remedy: str = "see the folder pipelines") -> dict[str, Any]:
+    """Read a TOML file; ``what`` it is to be and the ``remedy`` are for the message where there is none.
 
     Raises
     ------
@@ -175,6 +184,6 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"expected a recipe at {path}, found no file; see the folder pipelines") from None
+        raise InputError(f"expected a {what} at {path}, found no file; {remedy}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: expected TOML: {error}") from None

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from ensadv_data.errors import InputError, QuantityError
 from ensadv_data.spec.attack import Attack, AttackSpec, EpsilonLaw, EpsilonSpec, parse_attack
 from ensadv_data.spec.augmentation import Augment
-from ensadv_data.spec.base import Epsilon, Spec, checked, parse_count, parse_pairs, parse_quantity
+from ensadv_data.spec.base import Epsilon, Radius, Spec, checked, parse_count, parse_pairs, parse_quantity
 from ensadv_data.spec.images import Preprocess
 
 __all__ = ["MEASURES", "DataSpec", "DiagnoseSpec", "EvaluateSpec", "PrecomputeSpec", "ShiftSpec", "TrainSpec"]
@@ -174,7 +174,9 @@ class PrecomputeSpec(Spec):
             raise InputError("models: expected at least one NAME=REF, got none")
         for name in self.models:
             if not name or not all((c.isalnum() and c.isascii()) or c in "._-*" for c in name) or name[0] == ".":
-                raise InputError(f"models: expected a name of letters, digits, '.', '_', '-' or '*', got {name!r}")
+                raise InputError(
+                    f"models: expected a name of letters, digits, '.', '_', '-' or '*', got {name!r}; write NAME=REF"
+                )
             if name in _STORE_NAMES:
                 raise InputError(f"models: expected a name that the store does not use itself, got {name!r}")
         if self.augment is not None and self.split != "train":
@@ -241,7 +243,7 @@ class EvaluateSpec(Spec):
     SILENT: ClassVar = frozenset({"pictures", "shards"})
 
     suite: str = "paper"
-    epsilon: Epsilon = 0.3
+    epsilon: Radius = 0.3
     images: int | None = Field(default=None, ge=1)
     shift: Shift | None = None
     loss: Literal["margin", "ce"] = "margin"  # of attacks that name none
@@ -260,7 +262,7 @@ class DiagnoseSpec(Spec):
     """What a model's gradients are worth: the measures of Section 4 and of Appendices B and E."""
 
     measures: tuple[Measure, ...] = Field(default=("masking", "rounding", "cone", "surface"), strict=False)
-    epsilon: Epsilon = 0.3  # before the attacks, which are read with it
+    epsilon: Radius = 0.3  # before the attacks, which are read with it
     epsilons: tuple[Epsilon, ...] = Field(default=(), strict=False)  # of the cone; Figure 2's 4, 10 and 16 of 16
     single: AttackSpec = Field(default=AttackSpec(name="fgsm"), validate_default=True)
     iterative: AttackSpec = Field(default=AttackSpec(name="pgd", loss="margin"), validate_default=True)

@@ -275,7 +275,7 @@ def read_store(path: Objects, *, cache: Cache | None = None) -> Store:
     """A complete store, for reading; arguments and errors as those of ``open_store``, which opens exported sets too."""
     attributes = root_attributes(path)
     if attributes is None or attributes.get("format") != FORMAT:
-        raise InputError(f"expected a store at {path}, found none; make one with: ensadv-data precompute --out {path}")
+        raise InputError(f"expected a store at {path}, found none; make one with: ensadv-data precompute --out STORE")
     plan = attributes.get("plan")
     if attributes.get("version") != (wanted := format_version(plan if isinstance(plan, dict) else {})):
         raise InputError(f"{path}: expected format version {wanted}, found {quoted(attributes.get('version'))}")

@@ -111,7 +111,7 @@ def agreements(
         loaded.append(model)
     if count < 1 or not loaded:
         raise InputError("expected --recompute of one example at least, and a --model for it")
-    check_models(loaded, dataset, device=device)
+    check_models(loaded, dataset, device=device, gradient=True)
     if len(dataset) < header.n:
         raise InputError(f"expected all {header.n} images to compute some anew, got {len(dataset)}; leave out --limit")
     known = _examples(place, blueprint, models)

@@ -12,7 +12,8 @@ import click
 
 from ensadv_data.data import DATASETS, PLACES
 from ensadv_data.dist import Place, check_device, process_group
-from ensadv_data.errors import InputError
+from ensadv_data.errors import InputError, Interrupted
+from ensadv_data.models import reference_name
 from ensadv_data.objects import is_url
 from ensadv_data.progress import silence_bars
 from ensadv_data.spec import parse_bytes
@@ -29,6 +30,7 @@ __all__ = [
     "read_pairs",
     "seed_option",
     "shared_work",
+    "starts_again",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,7 +75,7 @@ def _with_data(command: F, **about: Any) -> F:
         click.option(
             "--preprocess", help="Of your own images: size=299,resize=342,crop=centre,interpolation=bicubic,…"
         ),
-        click.option("--limit", type=int, help="Use the first N images only."),
+        click.option("--limit", type=click.IntRange(min=1), help="Use the first N images only."),
         click.option("--data-dir", type=str, help="Folder with the data set's files, or of the index of your own."),
         click.option("--data", show_default=True, **about),
     ):
@@ -124,18 +126,31 @@ def shared_work(device: str) -> Iterator[Place]:
         yield place
 
 
+def starts_again(command: F) -> F:
+    """For a command that keeps nothing until it ends: says so where it is stopped."""
+
+    @wraps(command)
+    def called(**options: Any) -> Any:
+        try:
+            return command(**options)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped; the same command starts from the beginning") from None
+
+    return cast(F, called)
+
+
 def given(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The options that have a value; the spec knows the defaults of the others."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def named(pairs: Sequence[str]) -> dict[str, str]:
-    """``NAME=REF`` or ``REF`` → {name: reference}; a bare reference is named after its file."""
+    """``NAME=REF`` or ``REF`` → {name: reference}; a bare reference is named after its file or its members."""
     names: dict[str, str] = {}
     for pair in pairs:
         name, equals, reference = pair.partition("=")
         if not equals or ":" in name or "/" in name or "," in name:
-            name, reference = Path(pair).stem, pair
+            name, reference = reference_name(pair), pair
         if name in names:
             raise InputError(f"expected a name of its own for each model, got {name!r} twice; use NAME=REF")
         names[name] = reference

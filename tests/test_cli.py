@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -155,6 +156,7 @@ def test_evaluate_prints_a_table_and_writes_json(command, made, tmp_path):
     lines = table.read_text().splitlines()
     assert lines[0] == "source,attack,t"
     assert lines[1] == f",clean,{1 - result['targets']['t']['clean']['error']:.4f}"
+    assert lines[2].startswith("white-box,fgsm,")
 
 
 def test_evaluate_says_what_a_reader_should_know(command, made):
@@ -165,6 +167,32 @@ def test_evaluate_says_what_a_reader_should_know(command, made):
         "note: 20 images are few: an error of 50% has the 95% interval [30%, 70%]\n"
     )
     assert "white-box Step-LL" in ended.out
+
+
+def test_a_model_without_a_gradient_is_measured_by_those_that_have_one(command, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stepped_models.py").write_text(GIVEN)
+    (tmp_path / "stepped.toml").write_text('black_box = ["fgsm"]')
+    words = ("evaluate", "--target", "python:stepped_models:stepped", *LIMIT, "--suite", "stepped.toml")
+    ended = command(*words, "--source", f"s={made / 'a.safetensors'}")
+    assert ended.code == 0, ended.err
+    assert "FGSM on s" in ended.out
+
+
+def test_an_ensemble_without_a_name_is_called_after_its_members(command, made):
+    both = "+".join(str(made / f"{name}.safetensors") for name in "ab")
+    words = ("--limit", "20", "--suite", "single-step")
+    ended = command("evaluate", "--target", made / "a.safetensors", "--source", f"mean-logits:{both}", *words)
+    assert "source mean-logits:a+b shares weights with target a" in ended.err
+
+
+def test_a_stopped_measurement_says_that_it_starts_again(refused, made, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ensadv_data.commands.measuring.evaluate_models", stop)
+    told = refused(130, "evaluate", "--target", made / "a.safetensors", *LIMIT)
+    assert told == "error: stopped; the same command starts from the beginning\n"
 
 
 def test_diagnose_prints_tables_and_writes_json(command, made, tmp_path):
@@ -237,7 +265,8 @@ def test_inspect_shows_a_model(command, made):
 def test_report_is_written(command, made, tmp_path):
     result, out = tmp_path / "result.json", tmp_path / "report.html"
     target = ("--target", f"t={made / 'a.safetensors'}", "--source", made / "b.safetensors")
-    assert command("evaluate", *target, *LIMIT, "--suite", "single-step", "--out", result).code == 0
+    words = ("--suite", "single-step", "--epsilon", "0.1")
+    assert command("evaluate", *target, *LIMIT, *words, "--out", result).code == 0
     training = ("train", "--architecture", "D", "--epochs", "1", *LIMIT)
     assert command(*training, "--out", tmp_path / "d.safetensors").code == 0
     inputs = ("--result", result, "--log", tmp_path / "d.jsonl", "--store", made / "store", *LIMIT)
@@ -245,6 +274,7 @@ def test_report_is_written(command, made, tmp_path):
     assert (ended.code, ended.out) == (0, f"report: {out}\n")
     page = out.read_text(encoding="utf-8")
     assert "A &lt;title&gt;" in page
+    assert "pixels in [0, 1])</dt><dd>0.1</dd>" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
@@ -397,6 +427,10 @@ DIAGNOSE = ("diagnose", *LIMIT, "--model", "a.safetensors")
             "unknown data set 'minst'; known: mnist-mini, mnist, fashion-mnist, folder:PATH, wds:PATH, wds:URL, ",
         ),
         ((*EVALUATE, "--suite", "papers"), "unknown suite 'papers'; known: single-step, paper"),
+        (
+            (*EVALUATE, "--suite", "mine.toml"),
+            "expected a suite at mine.toml, found no file; write one, or name one of",
+        ),
         (("run", "mnist-dmeo"), "unknown recipe 'mnist-dmeo'; known: fashion-mnist, imagenet-models, inception-"),
         (("run", "mnist-demo", "--until", "repot", "--out", "never"), "unknown stage 'repot'; known: static-B"),
         (("run", "here.toml"), "expected a recipe at here.toml, found no file"),
@@ -409,6 +443,8 @@ DIAGNOSE = ("diagnose", *LIMIT, "--model", "a.safetensors")
         ((*EVALUATE, "--epsilon", "abc"), "expected a number or a fraction such as 0.3 or 16/255, got 'abc'"),
         ((*EVALUATE, "--epsilon", "nan"), "expected a number or a fraction such as 0.3 or 16/255, got 'nan'"),
         ((*EVALUATE, "--epsilon", "1/0"), "got '1/0'"),
+        ((*EVALUATE, "--epsilon", "0"), "epsilon: expected an L∞ radius above 0, got 0, which perturbs nothing"),
+        ((*DIAGNOSE, "--epsilon", "0"), "epsilon: expected an L∞ radius above 0, got 0, which perturbs nothing"),
         ((*TRAIN, "--epsilon", "2"), "epsilon: expected an L∞ radius"),
         ((*TRAIN, "--epsilon", "normal:1"), "expected normal:SIGMA,MAX"),
         ((*TRAIN, "--online", "r-fgsm:alpha=0.4"), "alpha: expected a random step smaller than epsilon = 0.3, got 0.4"),
@@ -426,7 +462,7 @@ DIAGNOSE = ("diagnose", *LIMIT, "--model", "a.safetensors")
         (("inspect", "a.safetensors.d"), "expected a store at a.safetensors.d, found none"),
         (
             (*DIAGNOSE, "--measure", "cones"),
-            "input should be 'masking', 'rounding', 'cone', 'surface', 'flips' or 'discrepancy'",
+            "diagnose: measures: input should be 'masking', 'rounding', 'cone', 'surface', 'flips' or 'discrepancy'",
         ),
         ((*DIAGNOSE, "--single", "fgsm:epsilon=0.1"), "single: expected no epsilon in the attack, got 0.1"),
         ((*DIAGNOSE, "--example", "5000"), "example: expected an index in 0 … 1999, got 5000"),
@@ -440,6 +476,28 @@ DIAGNOSE = ("diagnose", *LIMIT, "--model", "a.safetensors")
         ((*EVALUATE, "--target", "python:given_models:nan"), "expected finite logits, got NaN or infinity"),
         ((*EVALUATE, "--source", "python:given_models:nan"), "expected finite logits, got NaN or infinity"),
         ((*EVALUATE, "--target", "python:given_models:colour"), "the model cannot read images of shape (1, 28, 28)"),
+        ((*EVALUATE, "--target", "python:given_models:stepped"), "stepped: expected a gradient that reaches the image"),
+        ((*EVALUATE, "--source", "python:given_models:detached"), "detached: expected a gradient that reaches the"),
+        ((*DIAGNOSE, "--model", "s=python:given_models:stepped"), "s: expected a gradient that reaches the image"),
+        ((*PRECOMPUTE, "fgsm", "--model", "s=python:given_models:stepped"), "s: expected a gradient that reaches the"),
+        (
+            (*EVALUATE, "--source", "e=mean-logits:a.safetensors+python:given_models:three_classes"),
+            "e: expected members that have the same classes, got logits for 10, 3",
+        ),
+        (
+            (*EVALUATE, "--out", "a.safetensors"),
+            "cannot write a.safetensors: expected another file than those that are",
+        ),
+        ((*EVALUATE, "--csv", "a.safetensors"), "cannot write a.safetensors: expected another file"),
+        (
+            (*DIAGNOSE, "--other", "b.safetensors", "--out", "b.safetensors"),
+            "cannot write b.safetensors: expected anot",
+        ),
+        ((*EVALUATE, "--out", "x", "--csv", "./x"), "expected a file of its own for each output, got x twice"),
+        (
+            ("report", "--result", "given_models.py", "--out", "given_models.py"),
+            "cannot write given_models.py: expected",
+        ),
         ((*EVALUATE, "--target", "python:given_models:no_model"), "to return a torch.nn.Module, got int"),
         ((*PRECOMPUTE, "fgsm", "--model", "a=python:given_models:one_column"), "expected logits of shape"),
         ((*PRECOMPUTE, "fgsm", "--model", "a=python:given_models:nan"), "source a, example 0: expected finite logits"),
@@ -489,6 +547,20 @@ def colour():
 
 def no_model():
     return 3
+
+class Stepped(nn.Module):
+    def forward(self, x):
+        return (x > 0.5).float().flatten(1)[:, :10]
+
+def stepped():
+    return Stepped()
+
+class Detached(Given):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+def detached():
+    return Detached()
 """
 
 
@@ -500,17 +572,26 @@ def test_model_of_ones_own_is_found_in_the_folder_one_stands_in(command, tmp_pat
     assert "own" in ended.out
 
 
+@pytest.mark.parametrize("is_late", [False, True])
 @pytest.mark.parametrize("trouble", [errno.EROFS, errno.EACCES, errno.ENOSPC])
-def test_folder_that_cannot_be_written_costs_no_result(command, made, tmp_path, monkeypatch, trouble):
+def test_folder_that_cannot_be_written_costs_no_result(command, made, tmp_path, monkeypatch, trouble, is_late):
     """Refused by hand: root, who runs many a container, may write everywhere."""
+    asked, allow = [], tempfile.mkstemp
 
-    def refuse(*_, **__):
-        raise OSError(trouble, os.strerror(trouble))
+    def refuse(*words, **options):
+        asked.append(words)
+        if len(asked) == 1 + is_late:
+            raise OSError(trouble, os.strerror(trouble))
+        return allow(*words, **options)
 
     monkeypatch.setattr("ensadv_data.files.tempfile.mkstemp", refuse)
     words = ("evaluate", "--target", made / "a.safetensors", *LIMIT, "--suite", "single-step")
     ended = command(*words, "--out", tmp_path / "x.json")
     assert ended.code == 3
+    assert list(tmp_path.iterdir()) == []
+    if not is_late:
+        assert ended.out == ""  # refused before anything is computed
+        return
     note, error = ended.err.splitlines()
     assert note.startswith("note: no source, so nothing was transferred")
     assert error.startswith(f"error: cannot write {tmp_path / 'x.json'}: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from ensadv_data.errors import InputError
 from ensadv_data.evaluation.diagnosis import diagnose as diagnose_models
 from ensadv_data.evaluation.run import evaluate as evaluate_models
 from ensadv_data.evaluation.suites import SUITES
-from ensadv_data.evaluation.summary import csv_text, remarks
-from ensadv_data.files import write_atomic, write_json
+from ensadv_data.evaluation.summary import csv_text, diagnosis_remarks, remarks
+from ensadv_data.files import check_outputs, write_atomic, write_json
+from ensadv_data.models import outside_files
 from ensadv_data.options import (
     PATH,
     data_options,
@@ -23,6 +25,7 @@ from ensadv_data.options import (
     named,
     seed_option,
     shared_work,
+    starts_again,
 )
 from ensadv_data.spec import (
     MEASURES,
@@ -55,8 +58,9 @@ __all__ = ["bench", "diagnose", "evaluate"]
 @click.option("--shift", help="Move the images before they are attacked: rotate=DEGREES,flip=PIXELS (App. C.1).")
 @click.option("--pictures", type=int, default=0, help="Keep the first N images, at most 64, before and after attacks.")
 @click.option("--matrix", is_flag=True, help="Print every attack and source too; * marks the strongest and its ties.")
-@click.option("--csv", type=PATH, help="Attack × target to write: accuracies, their mean and their worst.")
+@click.option("--csv", type=PATH, help="Attack × target to write: accuracies; mean and worst of the black-box ones.")
 @click.option("--out", type=PATH, help="JSON to write.")
+@starts_again
 def evaluate(
     data: dict[str, Any],
     limit: int | None,
@@ -75,17 +79,25 @@ def evaluate(
     if spec.pictures and out is None:
         raise InputError("--pictures: expected --out FILE beside it, which keeps them for the report, got none")
     where = checked(DataSpec, data, where="evaluate")
+    roles = {"targets": named(targets), "sources": named(sources)}
+    suite = [spec.suite] if spec.suite.endswith(".toml") else []
+    check_outputs(out, csv, reads=[*_weights(roles), *spec.shards, *suite])
     with shared_work(spec.device) as place:
-        result = evaluate_models(spec, where, targets=named(targets), sources=named(sources)).to_json()
+        result = evaluate_models(spec, where, **roles).to_json()
     if place.rank:
         return
     for note in remarks(result):
         click.echo(f"note: {note}", err=True)
     print_result(result, matrix=matrix)  # first: it is not lost when the file cannot be written
-    if csv is not None:
-        write_atomic(csv, csv_text(result).encode())
     if out is not None:
         write_json(out, result)
+    if csv is not None:
+        write_atomic(csv, csv_text(result).encode())
+
+
+def _weights(roles: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The files that the models of some roles are read from."""
+    return outside_files(reference for models in roles.values() for reference in models.values())
 
 
 @click.command(
@@ -95,7 +107,9 @@ def evaluate(
 @data_options
 @click.option("--model", "models", multiple=True, required=True, help="What is measured, [NAME=]REF; may be repeated.")
 @click.option("--measure", "measures", multiple=True, help=f"{', '.join(MEASURES)}; the first four unless given.")
-@click.option("--other", "others", multiple=True, help="MODEL=REF: its signed gradient is a loss surface's other axis.")
+@click.option(
+    "--other", "others", multiple=True, help="MODEL=REF, or one REF for all: whose gradient is a surface's other axis."
+)
 @click.option("--static", multiple=True, help="A source of training, [NAME=]REF, for the discrepancy.")
 @click.option("--holdout", "holdouts", multiple=True, help="A future adversary's source, [NAME=]REF, likewise.")
 @click.option("--epsilon", default="0.3", show_default=True, help="L∞ radius, 0.3 or 16/255.")
@@ -110,6 +124,7 @@ def evaluate(
 @click.option("--batch-size", type=int, default=250, show_default=True)
 @device_option
 @click.option("--out", type=PATH, help="JSON to write.")
+@starts_again
 def diagnose(
     data: dict[str, Any],
     limit: int | None,
@@ -122,14 +137,22 @@ def diagnose(
 ) -> None:
     """Measure what a model's gradients are worth: masking, rounding, adversarial cone, loss surface, flips.
 
-    --limit is the number of test images, 1000 unless given.
+    --limit is the number of test images of masking, rounding, flips and discrepancy, 1000 unless given. The cone is
+    searched at the first --points correctly classified of all test images, and a surface drawn at one --example.
     """
     asked = {name: value for name, value in given(fields).items() if value != ()}
     spec = checked(DiagnoseSpec, asked if limit is None else {**asked, "images": limit}, where="diagnose")
     where = checked(DataSpec, data, where="diagnose")
-    found = diagnose_models(
-        spec, where, models=named(models), others=named(others), static=named(static), holdouts=named(holdouts)
-    ).to_json()
+    roles = {
+        "models": named(models),
+        "others": named(others),
+        "static": named(static),
+        "holdouts": named(holdouts),
+    }
+    check_outputs(out, reads=_weights(roles))
+    found = diagnose_models(spec, where, **roles).to_json()
+    for note in diagnosis_remarks(found):
+        click.echo(f"note: {note}", err=True)
     print_diagnosis(found)
     if out is not None:
         write_json(out, found)
@@ -143,9 +166,11 @@ def diagnose(
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of PyTorch.")
 @device_option
 @click.option("--out", type=PATH, help="JSON to write.")
+@starts_again
 def bench(data: dict[str, Any], limit: int | None, out: Path | None, **fields: Any) -> None:
     """Measure on this machine what the store costs a training step, and spares it: in pairs, with their spread."""
     where = checked(DataSpec, {**data, "limit": limit}, where="bench")
+    check_outputs(out)
     found = run_bench(open_data(where, "train"), **fields)
     print_bench(found)
     if out is not None:

@@ -10,11 +10,13 @@ from typing import Any
 import click
 
 from ensadv_data.data import open_data
+from ensadv_data.files import check_outputs
 from ensadv_data.inspection import BLOCKS, compare_stores, describe_model, describe_store, is_store, measure_agreement
 from ensadv_data.options import (
     PATH,
     STORE,
     data_options,
+    starts_again,
 )
 from ensadv_data.report import write_report, write_store_page
 from ensadv_data.spec import (
@@ -41,6 +43,7 @@ __all__ = ["inspect", "report"]
 @click.option("--data-dir", type=str, help="Folder with the data set's files.")
 @click.option("--limit", type=int, help="Of its first N images, as at precompute.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@starts_again
 def inspect(
     path: Path | str,
     against: Path | str | None,
@@ -69,6 +72,7 @@ def inspect(
             raise click.UsageError(f"--agreement and --html show a store, and {path} is a file")
         click.echo(json.dumps(describe_model(Path(path)), indent=1))
         return
+    check_outputs(html, reads=[path])
     summary = describe_store(path)
     agreed = measure_agreement(path, blocks=sample_blocks) if agreement or html else None
     if as_json:
@@ -96,6 +100,7 @@ def inspect(
 @data_options
 @click.option("--title", default="ensadv-data", show_default=True)
 @click.option("--out", type=PATH, required=True, help="HTML to write.")
+@starts_again
 def report(
     results: tuple[Path, ...],
     logs: tuple[Path, ...],
@@ -107,6 +112,7 @@ def report(
 ) -> None:
     """Write one HTML file, readable offline, from results, logs and stores."""
     where = checked(DataSpec, {**data, "limit": limit}, where="report")
+    check_outputs(out, reads=[*results, *logs, *stores])
     images = open_data(where, "train") if stores else None
     path = write_report(out, title=title, results=results, logs=logs, stores=stores, data=images)
     click.echo(f"report: {path}")

@@ -77,8 +77,7 @@ def judged(greater: Sequence[float], smaller: Sequence[float], *, paired: bool =
     one, other = (math.fsum(values) / len(values) for values in (greater, smaller))
     values = f"{spread(greater)} against {spread(smaller)}"
     if min(len(greater), len(smaller)) == 1:
-        side = "higher" if one > other else "lower"
-        return f"one seed: {side} ({values})"
+        return f"one seed: {'as claimed' if one > other else 'not as claimed'} ({values})"
     test = tested(greater, smaller, paired=paired)
     if test is None:
         return f"not resolved ({values})"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +25,18 @@ from ensadv_data.spec import DataSpec
 from ensadv_data.store.perturbed import perturb_images
 
 HERE = Path(__file__).parent
+STORES = ("three-ACD", "three-BCD")
 
 
 def step_losses(
-    run: Path, data: DataSpec, *, store_name: str = "three-BCD", n: int = 10_000
+    run: Path, data: DataSpec, *, store_name: str = "three-BCD", n: int = 10_000, known: Collection[str] = ()
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean margin loss and error rate of each source on the first ``n`` images, by source and step."""
+    """Mean margin loss and error of each source but the ``known`` on the first ``n`` images, by source and step."""
     store, rows = open_store(run / "shards" / store_name), np.arange(n)
     images, _ = open_data(data, "train").read(rows)
     fresh = random_bits(derive_key("steps"), np.zeros_like(rows), rows, d=store.header.d)
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for entry in store.entries:
+    for entry in (entry for entry in store.entries if entry.source not in known):
         model = load_model(str(run / "models" / f"{entry.source}.safetensors"), name=entry.source).module
         label = _logits(model, images.astype(np.float32) / 255).argmax(1)
         for name, step in (("own", None), ("another", fresh)):
@@ -62,8 +64,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "data" / "steps.json")
     arguments = parser.parse_args()
     data = DataSpec(data=arguments.data, data_dir=arguments.data_dir and str(arguments.data_dir))
-    found = step_losses(arguments.run, data, n=arguments.images)
-    arguments.out.write_text(json.dumps({"images": arguments.images, "sources": found}, indent=1) + "\n")
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name in STORES:
+        if (arguments.run / "shards" / name / "manifest.json").exists():
+            found |= step_losses(arguments.run, data, store_name=name, n=arguments.images, known=found)
+    about = {"images": arguments.images, "sources": dict(sorted(found.items()))}
+    arguments.out.write_text(json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,11 @@ DRAWS = {
     "C-stepped16": "C: 16 stored R+ draws, α = 0.1, fresh step",
     "C-stepped4-stored": "C: 4 stored R+ draws, α = 0.1, stored step",
     "C-stepped16-stored": "C: 16 stored R+ draws, α = 0.1, stored step",
+    "A-adv": "A: no static model (standard adversarial training)",
+    "A-online-stepped": "A: R+ gradients online, α = 0.1",
+    "A-adv-ens3": "A: 4 stored R+ draws, α = 0.1, fresh step",
+    "A-stepped4-stored": "A: 4 stored R+ draws, α = 0.1, stored step",
+    "A-stepped16-stored": "A: 16 stored R+ draws, α = 0.1, stored step",
 }
 # What is stored, and the same gradients computed online; and what differs from another row in one thing.
 PAIRS = (
@@ -56,6 +61,9 @@ PAIRS = (
     ("C-stepped16", "C-online-stepped"),
     ("C-stepped4-stored", "C-online-stepped"),
     ("C-stepped16-stored", "C-online-stepped"),
+    ("A-adv-ens3", "A-online-stepped"),
+    ("A-stepped4-stored", "A-online-stepped"),
+    ("A-stepped16-stored", "A-online-stepped"),
     ("fixed", "D-adv"),
     ("D-adv-ens3", "fixed"),
     ("stepped4-stored", "D-adv-ens3"),
@@ -66,7 +74,11 @@ PAIRS = (
     ("C-online-stepped", "C-fixed"),
     ("C-stepped4-stored", "C-adv-ens3"),
     ("C-stepped16-stored", "C-stepped16"),
+    ("A-stepped4-stored", "A-adv-ens3"),
 )
+# Evaluations and diagnoses of the study; two rows of A are those of Table 8.
+STUDY = ("draws", "draws-C", "draws-A", "table8-A")
+STUDY_RATIOS = ("draws-masking", "draws-masking-C", "draws-masking-A")
 RATIOS = {"ratio": "approximation ratio, mean of ratios", "ratio_of_means": "approximation ratio, ratio of means"}
 
 
@@ -141,7 +153,7 @@ def table8(results: Results, paper: Json, *, ce: bool = False) -> str:
 
 def of_draws(results: Results, name: str) -> list[Json]:
     """All seeds of a training of the study."""
-    return results.seeds(name, "draws", "draws-C")
+    return results.seeds(name, *STUDY)
 
 
 def draws(results: Results) -> str:
@@ -149,7 +161,7 @@ def draws(results: Results) -> str:
     rows = []
     for name, title in DRAWS.items():
         seeds = of_draws(results, name)
-        stages = [results.files.get(stage, {}) for stage in ("draws-masking", "draws-masking-C")]
+        stages = [results.files.get(stage, {}) for stage in STUDY_RATIOS]
         models = [one for stage in stages for one in stage.get("models", {}).items()]
         ratios = [m["masking"]["ratio"] for n, m in models if is_seed(n, name)]
         rows.append((title, str(len(seeds)), *figures(seeds), spread([r for r in ratios if r is not None])))

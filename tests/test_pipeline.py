@@ -137,7 +137,7 @@ BAD = [
     (TINY.replace('["ens", "static"]', "[1]"), InputError, "expected a list of stages or a table", "got [1]"),
     (TINY.replace('["ens", "static"]', "[]"), InputError, "targets: expected at least one", ""),
     (TINY.replace("single-step", "paper-clip"), UnknownNameError, "unknown suite 'paper-clip'", "single-step, paper"),
-    (TINY.replace("images = 100", "epsilon = 0"), QuantityError, "alpha", ""),
+    (TINY.replace("images = 100", "epsilon = 0"), QuantityError, "epsilon", "above 0"),
     (TINY.replace('"fgsm"', '"fgms"'), UnknownNameError, "unknown attack 'fgms'", "step-ll"),
     (TINY.replace('"D"', '"E"'), UnknownNameError, "unknown architecture in", "'E'; known: A, B, B*, C, D"),
     (TINY.replace("seed = 3", "static = ['shards']"), UnknownNameError, "train stage in", "train.ens 'shards'"),

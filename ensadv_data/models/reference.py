@@ -79,7 +79,9 @@ def load_model(
         return replace(known[reference], name=name or known[reference].name)
     composite, members = split(reference)
     if composite:
-        return _from_members(composite, members, reference, name=name or composite, device=device, known=known, hub=hub)
+        return _from_members(
+            composite, members, reference, name=name or reference_name(reference), device=device, known=known, hub=hub
+        )
     kind, colon, rest = reference.partition(":")
     if colon and kind == "python":
         module, architecture = _from_python(rest), rest
@@ -88,7 +90,7 @@ def load_model(
     else:
         module, architecture, record = _from_file(Path(reference))
     return Model(
-        name=name or Path(reference).stem,
+        name=name or reference_name(reference),
         module=module.eval().to(device),
         reference=reference,
         architecture=architecture,

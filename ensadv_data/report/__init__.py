@@ -91,17 +91,18 @@ def write_report(
             raise QuantityError(f"stage {name!r}: expected seconds from 0 up, got {seconds:g}; measure it again")
     roots = [(path.stem, read_json(path)) for path in results]
     evaluated = [read_result(name, root) for name, root in roots if root.at("kind").text() == "transfer"]
-    read = [found for result in evaluated for found in (result, result.top5) if found is not None]
+    read = [each for result in evaluated for each in (result, result.top5) if each is not None]
     diagnoses = [read_diagnosis(name, root) for name, root in roots if root.at("kind").text() == "diagnosis"]
     measured = [*(result.data for result in read), *(diagnosis.data for diagnosis in diagnoses)]
-    radii = [*(result.epsilon for result in read), *(diagnosis.epsilon for diagnosis in diagnoses)] or [0.3]
+    found = {*(result.epsilon for result in read), *(diagnosis.epsilon for diagnosis in diagnoses)}
+    radii = [epsilon] if epsilon is not None else sorted(found) or [0.3]
     runs = [read_log(path) for path in logs]
     opened = [open_store(path) for path in stores]
     pictured = [store for store in opened if data is not None and store.header.split == data.split]
     page = render_page(
         "report",
         title=title,
-        epsilon=in_one_word([f"{radius:.4g}" for radius in ([epsilon] if epsilon is not None else sorted(radii))]),
+        epsilon=in_one_word([f"{radius:.4g}" for radius in radii]),
         data=in_one_word(measured or ([data.name] if data is not None else [])),
         n_test=in_one_word([result.n for result in read]),
         n_train=None if data is None else len(data),
@@ -119,9 +120,7 @@ def write_report(
         mixes=[mix for run in runs if (mix := describe_mix(run)) is not None],
         sources=describe_stores(opened),
         curves=[{"name": run.name, "charts": draw_losses(run, salt=f"losses {i}")} for i, run in enumerate(runs)],
-        pictures=None
-        if data is None
-        else draw_pictures(data, pictured, epsilon=max(radii) if epsilon is None else epsilon),
+        pictures=None if data is None else draw_pictures(data, pictured, epsilon=max(radii)),
         stages=dict(stages or {}),
     )
     return write_page(out, page)

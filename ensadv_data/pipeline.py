@@ -1,6 +1,7 @@
 """Running a recipe: a stage whose inputs have not changed is skipped.
 
-Stages run in processes of their own, as many at once as there are cores, each computing with one thread.
+Stages run in processes of their own, as many at once as there are cores, and share the cores: threads of two stages
+that wait for each other on one core take several times as long as one thread of each.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 
 from ensadv_data.data import open_data
-from ensadv_data.dist import available_cores, check_device, device_name
+from ensadv_data.dist import available_cores, check_device, device_name, intra_op_threads
 from ensadv_data.errors import EnsadvError, Interrupted
 from ensadv_data.evaluation.diagnosis import diagnose
 from ensadv_data.evaluation.run import evaluate
@@ -65,7 +66,7 @@ def run_recipe(
     until
         Only this stage and those that it needs.
     jobs
-        Stages at once, each in a process of its own; None: one a core.
+        Stages at once, each in a process of its own and with its share of the cores; None: one a core.
     say
         Called with a line for each stage that ends.
 
@@ -133,6 +134,14 @@ class _Plan(Outputs):
     """What a stage's process needs to know of the run."""
 
     jobs: int
+
+    @property
+    def threads(self) -> int:
+        """Of a stage that evaluates: its share of the cores, and no more than PyTorch takes by itself.
+
+        Training and precomputing have one each, whatever the share: their bytes depend on it.
+        """
+        return max(1, min(torch.get_num_threads(), available_cores() // self.jobs))
 
 
 def _most_awaited_first(stages: Sequence[Stage]) -> list[Stage]:
@@ -211,7 +220,9 @@ def _evaluate(plan: _Plan, stage: Stage) -> None:
         {name: plan.reference(ref) for name, ref in stage.options[role].items()} for role in ("targets", "sources")
     )
     spec = spec.model_copy(update={"shards": plan.stores(spec.shards)})
-    write_json(plan.path(stage), evaluate(spec, plan.recipe.data, targets=targets, sources=sources).to_json())
+    with intra_op_threads(plan.threads):
+        found = evaluate(spec, plan.recipe.data, targets=targets, sources=sources)
+    write_json(plan.path(stage), found.to_json())
 
 
 def _diagnose(plan: _Plan, stage: Stage) -> None:
@@ -219,7 +230,9 @@ def _diagnose(plan: _Plan, stage: Stage) -> None:
     if not isinstance(spec, DiagnoseSpec):
         raise TypeError(stage.name)
     roles = {role: {name: plan.reference(ref) for name, ref in named.items()} for role, named in stage.options.items()}
-    write_json(plan.path(stage), diagnose(spec, plan.recipe.data, **roles).to_json())
+    with intra_op_threads(plan.threads):
+        found = diagnose(spec, plan.recipe.data, **roles)
+    write_json(plan.path(stage), found.to_json())
 
 
 def _report(plan: _Plan, stage: Stage) -> None:

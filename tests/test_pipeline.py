@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sys
 import time
 from importlib.resources import files
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from ensadv_data import pipeline
 from ensadv_data.errors import EnsadvError, InputError, ModelError, OutputError, QuantityError, UnknownNameError
@@ -673,6 +675,55 @@ images = 20
     assert load_model(str(tmp_path / "out/models/good.safetensors")).record["training"]["epochs"] == 1
     assert not (tmp_path / "out/results").exists()
     assert not (tmp_path / "out/report.html").exists()
+
+
+COUNTING = """
+import torch
+
+class Counting(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = torch.nn.Linear(784, 10)
+
+    def forward(self, x):
+        with open(__file__ + ".threads", "a") as file:
+            file.write(f"{torch.get_num_threads()}\\n")
+        return self.last(x.flatten(1))
+"""
+
+
+@pytest.mark.parametrize(("jobs", "threads"), [(1, 4), (2, 2), (3, 1), (8, 1)])
+def test_stages_that_evaluate_share_the_cores(tmp_path, monkeypatch, jobs, threads):
+    """Threads of two stages that compete for one core take several times as long."""
+    (tmp_path / "counting_models.py").write_text(COUNTING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "counting_models", raising=False)
+    monkeypatch.setattr(pipeline, "available_cores", lambda: 4)
+    text = """
+data = { data = "mnist-mini" }
+[evaluate.e]
+targets = { x = "python:counting_models:Counting" }
+images = 20
+[diagnose.d]
+measures = ["masking"]
+models = { x = "python:counting_models:Counting" }
+images = 20
+"""
+    recipe, threads_now = (
+        read_recipe(written(tmp_path, text)),
+        [4],
+    )  # told, and not taken: four on two cores take minutes
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads_now[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads_now.append)
+    plan = pipeline._Plan(recipe, tmp_path / "out", jobs)
+    for stage in recipe.stages:
+        pipeline._run_stage(plan, stage)
+        told = tmp_path / "counting_models.py.threads"
+        assert set(told.read_text().split()) == {str(threads)}
+        told.unlink()
+        assert threads_now[-1] == 4
+    threads_now.append(1)
+    assert plan.threads == 1, "no more than PyTorch was told"
 
 
 DYING = """

@@ -301,9 +301,10 @@ def _print_cone(name: str, cone: Mapping[str, Any]) -> None:
         [f"{row['epsilon']:g}", *(rate_text(rate) for rate in row["all_of_order"].values()), f"{row['mean_found']:.1f}"]
         for row in cone["epsilons"]
     ]
-    columns = ["epsilon", *(f"all {order}" for order in cone["orders"]), "mean found"]
+    columns = ["epsilon", *(f"k ≥ {order}" for order in cone["orders"]), "mean found"]
     title = (
-        f"adversarial cone of {name}: % of {cone['points']} points where all k orthogonal directions are adversarial"
+        f"adversarial cone of {name}: % of {cone['points']} points by the largest k all of whose orthogonal directions "
+        "are adversarial"
     )
     _print_table(title, columns, rows)
 

@@ -31,7 +31,7 @@ def build() -> Iterator[SimpleNamespace]:
     """The names of the page's modules, as the command finds them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FOLDER)
-        names = ("steps", "measured", "judging", "tables", "queries", "build")
+        names = ("steps", "measured", "judging", "tables", "study", "queries", "build")
         modules = [importlib.import_module(name) for name in names]
         yield SimpleNamespace(**{name: value for module in modules for name, value in vars(module).items()})
 
@@ -172,6 +172,23 @@ def test_what_is_rounding_is_the_difference_of_both_forms(build, tmp_path):
     assert rows[4] == "| D | approximation ratio, to the best |  | 50.0 ± 19.6 | 80.0 ± 19.6 | 30.0 ± 27.7 |"
     assert rows[5] == "| D | approximation ratio, mean of ratios | 49 | 200 | 200 |  |"
     assert rows[6] == "| D | approximation ratio, ratio of means |  | – | – |  |"
+
+
+def test_the_cone_is_shown_at_the_full_epsilon(build, tmp_path):
+    def at(epsilon: float, errors: int) -> dict[str, object]:
+        whole = {str(k): rate(errors // k) for k in (1, 4, 16, 36, 64, 100)}
+        return {"epsilon": epsilon, "at_least": [0.5] * 100, "all_of_order": whole, "mean_found": errors / 4}
+
+    cone = {"points": 100, "orders": [1, 4], "epsilons": [at(0.3, 80), at(0.1, 40)]}
+    none = {"points": 0, "epsilons": [{"epsilon": 0.3, "at_least": None, "all_of_order": None, "mean_found": None}]}
+    thin = build.thin({"models": {"A-adv": {"cone": cone}, "B-adv": {"cone": none}, "C-adv": {"cone": None}}})
+    assert "at_least" not in json.dumps(thin)
+    (tmp_path / "table6.json").write_text(json.dumps(thin))
+    lines = {line.split(" | ")[0]: line for line in build.cone(build.Results(tmp_path)).splitlines()}
+    told = lines["| A_adv"].replace(" [0.0, 100.0]", "")
+    assert told == "| A_adv | 80.0 | 20.0 | 5.0 | 0.0 | 20.0 |"
+    assert lines["| B_adv"] == "| B_adv | – | – | – | – | – |"
+    assert lines["| C_adv"] == "| C_adv | – | – | – | – | – |"
 
 
 def test_adversaries_that_query_stand_between_weights_and_nothing(build, tmp_path):

@@ -4,8 +4,8 @@
     python docs/results/build.py                           docs/results/data → docs/results/README.md
     python docs/results/build.py --measure COMMAND …       run a command; note its time and its peak of memory
 
-The page says nothing that is not computed from the files in data/ and from paper.json, which has the values that the
-paper prints. What was not measured yet is a dash, and is listed with what it costs.
+The tables are computed from the files in data/ and from paper.json, which has the values that the paper prints. What
+was not measured yet is a dash.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import queries
+import study
 import tables
 from judging import table
 from measured import Json, Results
@@ -89,10 +90,19 @@ def measure(command: Sequence[str], into: Path) -> None:
 
 
 def thin(result: Json) -> Json:
-    """Without pictures and the points of loss surfaces, which are the report's, and large."""
-    models = result.get("models", {})
+    """Without pictures and the points of curves and loss surfaces, which are the report's, and large."""
     result = {key: value for key, value in result.items() if key != "pictures"}
-    return {**result, **({"models": {k: {**v, "surface": None} for k, v in models.items()}} if models else {})}
+    if not (models := result.get("models")):
+        return result
+    return {**result, "models": {name: {**m, "surface": None, **_thin_cone(m)} for name, m in models.items()}}
+
+
+def _thin_cone(model: Json) -> Json:
+    cone = model.get("cone")
+    if not cone:
+        return {}
+    radii = [{key: value for key, value in at.items() if key != "at_least"} for at in cone["epsilons"]]
+    return {"cone": {**cone, "epsilons": radii}}
 
 
 def page(results: Results, paper: Json) -> str:
@@ -104,16 +114,17 @@ def page(results: Results, paper: Json) -> str:
     text = (HERE / "template.md").read_text()
     parts = {
         "table6": tables.table6(results, paper),
+        "cone": tables.cone(results),
         "table7": tables.table7(results, paper, "table7"),
         "table7_ce": tables.table7(results, paper, "table7-ce"),
         "table8": tables.table8(results, paper),
         "table8_ce": tables.table8(results, paper, ce=True),
         "claims": tables.claims(results),
         "input_dropout": tables.input_dropout(results),
-        "draws": tables.draws(results),
-        "compared": tables.compared(results),
-        "steps": tables.steps(results),
-        "repeated": tables.repeated(results),
+        "draws": study.draws(results),
+        "compared": study.compared(results),
+        "steps": study.steps(results),
+        "repeated": study.repeated(results),
         "rounded_stores": tables.rounded_stores(results),
         "rounding": tables.rounding(results),
         "rounded_figures": tables.rounded_figures(results, paper),

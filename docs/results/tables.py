@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from judging import Estimate, gap, judged, less, percent, spread, table, within
+from judging import Estimate, judged, less, percent, spread, table, within
 from measured import Json, Results, by_name, clean, fgsm, is_seed, mean, r_fgsm, worst
 
 ARCHITECTURES = ("A", "B", "C", "D")
 KINDS = ("adv", "adv-ens", "adv-ens3")
+MODELS = ("A", "A_adv", "B", "B_adv", "B*", "B*_adv", "C", "C_adv", "D", "D_adv")  # as Tables 6 and 7 name them
 FIGURES: dict[str, Callable[[Json], float]] = {
     "clean": clean,
     "FGSM": fgsm,
@@ -17,69 +18,12 @@ FIGURES: dict[str, Callable[[Json], float]] = {
     "worst black-box": worst,
     "mean black-box": mean,
 }
-DRAWS = {
-    "D-adv": "D: no static model (standard adversarial training)",
-    "online-eval": "D: gradients online, evaluation mode",
-    "online-train": "D: gradients online, dropout active",
-    "online-stepped": "D: R+ gradients online, α = 0.1",
-    "fixed": "D: one stored direction, evaluation mode",
-    "dropout2": "D: 2 stored draws, dropout active",
-    "dropout4": "D: 4 stored draws, dropout active",
-    "dropout8": "D: 8 stored draws, dropout active",
-    "dropout16": "D: 16 stored draws, dropout active",
-    "stepped1": "D: 1 stored R+ draw, α = 0.1, fresh step",
-    "D-adv-ens3": "D: 4 stored R+ draws, α = 0.1, fresh step",
-    "stepped8": "D: 8 stored R+ draws, α = 0.1, fresh step",
-    "stepped4-stored": "D: 4 stored R+ draws, α = 0.1, stored step",
-    "stepped4-05": "D: 4 stored R+ draws, α = 0.05, fresh step",
-    "stepped4-15": "D: 4 stored R+ draws, α = 0.15, fresh step",
-    "stepped4-example": "D: 4 stored R+ draws, α = 0.1, fresh step, source drawn for each example",
-    "C-adv": "C: no static model (standard adversarial training)",
-    "C-online-stepped": "C: R+ gradients online, α = 0.1",
-    "C-fixed": "C: one stored direction, evaluation mode",
-    "C-adv-ens3": "C: 4 stored R+ draws, α = 0.1, fresh step",
-    "C-stepped16": "C: 16 stored R+ draws, α = 0.1, fresh step",
-    "C-stepped4-stored": "C: 4 stored R+ draws, α = 0.1, stored step",
-    "C-stepped16-stored": "C: 16 stored R+ draws, α = 0.1, stored step",
-    "A-adv": "A: no static model (standard adversarial training)",
-    "A-online-stepped": "A: R+ gradients online, α = 0.1",
-    "A-adv-ens3": "A: 4 stored R+ draws, α = 0.1, fresh step",
-    "A-stepped4-stored": "A: 4 stored R+ draws, α = 0.1, stored step",
-    "A-stepped16-stored": "A: 16 stored R+ draws, α = 0.1, stored step",
-}
-# What is stored, and the same gradients computed online; and what differs from another row in one thing.
-PAIRS = (
-    ("dropout2", "online-train"),
-    ("dropout4", "online-train"),
-    ("dropout8", "online-train"),
-    ("dropout16", "online-train"),
-    ("stepped1", "online-stepped"),
-    ("D-adv-ens3", "online-stepped"),
-    ("stepped8", "online-stepped"),
-    ("stepped4-stored", "online-stepped"),
-    ("C-adv-ens3", "C-online-stepped"),
-    ("C-stepped16", "C-online-stepped"),
-    ("C-stepped4-stored", "C-online-stepped"),
-    ("C-stepped16-stored", "C-online-stepped"),
-    ("A-adv-ens3", "A-online-stepped"),
-    ("A-stepped4-stored", "A-online-stepped"),
-    ("A-stepped16-stored", "A-online-stepped"),
-    ("fixed", "D-adv"),
-    ("D-adv-ens3", "fixed"),
-    ("stepped4-stored", "D-adv-ens3"),
-    ("stepped4-05", "D-adv-ens3"),
-    ("stepped4-15", "D-adv-ens3"),
-    ("stepped4-example", "D-adv-ens3"),
-    ("online-stepped", "fixed"),
-    ("C-online-stepped", "C-fixed"),
-    ("C-stepped4-stored", "C-adv-ens3"),
-    ("C-stepped16-stored", "C-stepped16"),
-    ("A-stepped4-stored", "A-adv-ens3"),
-)
-# Evaluations and diagnoses of the study; two rows of A are those of Table 8.
-STUDY = ("draws", "draws-C", "draws-A", "table8-A")
-STUDY_RATIOS = ("draws-masking", "draws-masking-C", "draws-masking-A")
 RATIOS = {"ratio": "approximation ratio, mean of ratios", "ratio_of_means": "approximation ratio, ratio of means"}
+
+
+def stage_of(name: str) -> str:
+    """The stage of the recipes that trains a model of Tables 6 and 7."""
+    return name.replace("_", "-") if "_" in name else f"static-{name}"
 
 
 def figures(seeds: Iterable[Json]) -> list[str]:
@@ -96,9 +40,8 @@ def rate(row: Json | None) -> str:
 def table6(results: Results, paper: Json) -> str:
     """Approximation ratio of FGSM."""
     rows = []
-    for name in ("A", "A_adv", "B", "B_adv", "B*", "B*_adv", "C", "C_adv", "D", "D_adv"):
-        stage = name.replace("_", "-") if "_" in name else f"static-{name}"
-        found, by_ce = results.model(stage, "table6"), results.model(stage, "table6-ce")
+    for name in MODELS:
+        found, by_ce = (results.model(stage_of(name), stage) for stage in ("table6", "table6-ce"))
         margin, ce = (m["masking"] if m else {} for m in (found, by_ce))
         rows.append(
             (
@@ -116,6 +59,18 @@ def table6(results: Results, paper: Json) -> str:
     )
 
 
+def cone(results: Results) -> str:
+    """Shares of points by the largest order all of whose directions are adversarial, at the full epsilon."""
+    rows = []
+    for name in MODELS:
+        at = ((results.model(stage_of(name), "table6") or {}).get("cone") or {}).get("epsilons", [])
+        found = max(at, key=lambda one: one["epsilon"], default=None)
+        whole = (found and found["all_of_order"]) or {}  # none where no point was classified correctly
+        cells = (rate(whole.get(str(k))) for k in (1, 4, 16, 100))
+        rows.append((name, *cells, f"{found['mean_found']:.1f}" if found and whole else "–"))
+    return table(("model", "k ≥ 1", "k ≥ 4", "k ≥ 16", "k ≥ 100", "directions found, mean"), rows)
+
+
 def table7(results: Results, paper: Json, stage: str) -> str:
     """White-box and transferred FGSM; ours, then the paper's in brackets."""
     sources = ("A", "B", "B*", "C", "D")
@@ -123,8 +78,7 @@ def table7(results: Results, paper: Json, stage: str) -> str:
     for name, printed in paper["table7"].items():
         if name in ("columns", "what"):
             continue
-        model = name.replace("_", "-") if "_" in name else f"static-{name}"
-        row = results.target(model, stage) or {}
+        row = results.target(stage_of(name), stage) or {}
         white, black = row.get("white_box", {}), row.get("black_box", {})
         ours = [by_name(white, "fgsm"), by_name(white, "r-fgsm")]
         ours += [by_name(black.get(f"static-{source}", {}), "fgsm") for source in sources]
@@ -149,51 +103,6 @@ def table8(results: Results, paper: Json, *, ce: bool = False) -> str:
             cells = (f"{mine} ({theirs})" for mine, theirs in zip((error, single, *black), printed, strict=True))
             rows.append((f"{architecture}-{kind}", str(len(seeds)), *cells, reached))
     return table(("model", "seeds", "clean", "FGSM", "worst black-box", "mean black-box", "R+FGSM"), rows)
-
-
-def of_draws(results: Results, name: str) -> list[Json]:
-    """All seeds of a training of the study."""
-    return results.seeds(name, *STUDY)
-
-
-def draws(results: Results) -> str:
-    """The study of draws: mean over seeds and its 95% interval."""
-    rows = []
-    for name, title in DRAWS.items():
-        seeds = of_draws(results, name)
-        stages = [results.files.get(stage, {}) for stage in STUDY_RATIOS]
-        models = [one for stage in stages for one in stage.get("models", {}).items()]
-        ratios = [m["masking"]["ratio"] for n, m in models if is_seed(n, name)]
-        rows.append((title, str(len(seeds)), *figures(seeds), spread([r for r in ratios if r is not None])))
-    return table(("static perturbations", "seeds", *FIGURES, "ratio"), rows)
-
-
-def compared(results: Results) -> str:
-    """Rows of the study less the rows that they are compared with, over seeds."""
-    rows = []
-    for name, other in PAIRS:
-        both = [of_draws(results, n) for n in (name, other)]
-        cells = (gap(*([read(row) for row in seeds] for seeds in both)) for read in (worst, mean))
-        rows.append((DRAWS[name], DRAWS[other].partition(": ")[2], *cells))
-    return table(("static perturbations", "less", "worst black-box", "mean black-box"), rows)
-
-
-def steps(results: Results) -> str:
-    """What a stored direction does to its own source, from its own random step and from another one."""
-    rows = []
-    for source, found in results.files.get("steps", {}).get("sources", {}).items():
-        both = [found[step] for step in ("own", "another")]
-        rows.append((source, *(f"{one['loss']:.2f}" for one in both), *(percent(one["error"]) for one in both)))
-    return table(("source", "loss, own step", "loss, another step", "error, own step", "error, another step"), rows)
-
-
-def repeated(results: Results) -> str:
-    """Whether the fixed cache and the same gradients online, where nothing is random, end in the same weights."""
-    online, stored = ([results.target(f"{name}.204", "draws")] for name in ("online-eval", "fixed"))
-    digests = [row["digest"] for row in (*online, *stored) if row]
-    if len(digests) < 2:
-        return "not measured yet"
-    return "the same weights, bit by bit" if len(set(digests)) == 1 else "**other weights**"
 
 
 def share(row: Json | None) -> Estimate | None:
@@ -270,11 +179,11 @@ def rounded_stores(results: Results) -> str:
 def trained_on_rounded(results: Results) -> str:
     """What becomes of a model that is trained on static perturbations computed from cross-entropy."""
     rows = []
-    for name, title in (("D-adv-ens3", "`margin`"), ("stepped4-ce", "`ce`")):
+    for name, title in (("stepped4", "`margin`"), ("stepped4-ce", "`ce`")):
         seeds = results.seeds(name, "rounding-trained")
         rows.append((title, str(len(seeds)), *figures(seeds)))
     found = table(("stored directions from", "seeds", *FIGURES), rows)
-    ce, margin = (results.seeds(name, "rounding-trained") for name in ("stepped4-ce", "D-adv-ens3"))
+    ce, margin = (results.seeds(name, "rounding-trained") for name in ("stepped4-ce", "stepped4"))
     verdicts = (
         f"{title} higher with directions from `ce`: {judged([read(r) for r in ce], [read(r) for r in margin])}."
         for title, read in (("Worst black-box error", worst), ("Mean black-box error", mean), ("FGSM error", fgsm))

@@ -46,7 +46,11 @@ class Cone:
         return [Rate(int((self.found[epsilon] >= k).sum()), self.points) for k in range(1, max(self.orders) + 1)]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON; rates in [0, 1]. No point to search gives no curve."""
+        """As JSON; rates in [0, 1]. No point to search gives no curve.
+
+        ``all_of_order`` has, for each k, the share of points where all directions of that order or of a larger one are
+        adversarial.
+        """
         return {
             "points": self.points,
             "skipped": self.skipped,

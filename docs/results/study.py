@@ -1,0 +1,118 @@
+"""The study of draws: what precomputing costs, row by row, and less the rows that differ in one thing."""
+
+from __future__ import annotations
+
+from judging import gap, percent, spread, table
+from measured import Json, Results, is_seed, mean, worst
+from tables import FIGURES, figures
+
+DRAWS = {
+    "D-adv": "D: no static model (standard adversarial training)",
+    "online-eval": "D: gradients online, evaluation mode",
+    "online-train": "D: gradients online, dropout active",
+    "online-stepped": "D: R+ gradients online, α = 0.1",
+    "fixed": "D: one stored direction, evaluation mode",
+    "dropout2": "D: 2 stored draws, dropout active",
+    "dropout4": "D: 4 stored draws, dropout active",
+    "dropout8": "D: 8 stored draws, dropout active",
+    "dropout16": "D: 16 stored draws, dropout active",
+    "stepped1": "D: 1 stored R+ draw, α = 0.1, fresh step",
+    "stepped4": "D: 4 stored R+ draws, α = 0.1, fresh step",
+    "stepped8": "D: 8 stored R+ draws, α = 0.1, fresh step",
+    "D-adv-ens3": "D: 4 stored R+ draws, α = 0.1, stored step",
+    "stepped4-05": "D: 4 stored R+ draws, α = 0.05, fresh step",
+    "stepped4-15": "D: 4 stored R+ draws, α = 0.15, fresh step",
+    "stepped4-example": "D: 4 stored R+ draws, α = 0.1, fresh step, source drawn for each example",
+    "C-adv": "C: no static model (standard adversarial training)",
+    "C-online-stepped": "C: R+ gradients online, α = 0.1",
+    "C-fixed": "C: one stored direction, evaluation mode",
+    "C-stepped4": "C: 4 stored R+ draws, α = 0.1, fresh step",
+    "C-stepped16": "C: 16 stored R+ draws, α = 0.1, fresh step",
+    "C-adv-ens3": "C: 4 stored R+ draws, α = 0.1, stored step",
+    "C-stepped16-stored": "C: 16 stored R+ draws, α = 0.1, stored step",
+    "A-adv": "A: no static model (standard adversarial training)",
+    "A-online-stepped": "A: R+ gradients online, α = 0.1",
+    "A-stepped4": "A: 4 stored R+ draws, α = 0.1, fresh step",
+    "A-adv-ens3": "A: 4 stored R+ draws, α = 0.1, stored step",
+    "A-stepped16-stored": "A: 16 stored R+ draws, α = 0.1, stored step",
+}
+# What is stored, and the same gradients computed online; and what differs from another row in one thing.
+PAIRS = (
+    ("dropout2", "online-train"),
+    ("dropout4", "online-train"),
+    ("dropout8", "online-train"),
+    ("dropout16", "online-train"),
+    ("stepped1", "online-stepped"),
+    ("stepped4", "online-stepped"),
+    ("stepped8", "online-stepped"),
+    ("D-adv-ens3", "online-stepped"),
+    ("C-stepped4", "C-online-stepped"),
+    ("C-stepped16", "C-online-stepped"),
+    ("C-adv-ens3", "C-online-stepped"),
+    ("C-stepped16-stored", "C-online-stepped"),
+    ("A-stepped4", "A-online-stepped"),
+    ("A-adv-ens3", "A-online-stepped"),
+    ("A-stepped16-stored", "A-online-stepped"),
+    ("fixed", "D-adv"),
+    ("stepped4", "fixed"),
+    ("D-adv-ens3", "stepped4"),
+    ("stepped4-05", "stepped4"),
+    ("stepped4-15", "stepped4"),
+    ("stepped4-example", "stepped4"),
+    ("online-stepped", "fixed"),
+    ("C-online-stepped", "C-fixed"),
+    ("C-adv-ens3", "C-stepped4"),
+    ("C-stepped16-stored", "C-stepped16"),
+    ("C-fixed", "C-adv"),
+    ("C-adv-ens3", "C-fixed"),
+    ("C-stepped16-stored", "C-adv-ens3"),
+    ("A-adv-ens3", "A-stepped4"),
+)
+# Evaluations and diagnoses of the study; rows of A are those of Table 8 and of the claims.
+STUDY = ("draws", "draws-C", "draws-A", "table8-A", "claims-A")
+STUDY_RATIOS = ("draws-masking", "draws-masking-C", "draws-masking-A")
+
+
+def of_draws(results: Results, name: str) -> list[Json]:
+    """All seeds of a training of the study."""
+    return results.seeds(name, *STUDY)
+
+
+def draws(results: Results) -> str:
+    """The study of draws: mean over seeds and its 95% interval."""
+    rows = []
+    for name, title in DRAWS.items():
+        seeds = of_draws(results, name)
+        stages = [results.files.get(stage, {}) for stage in STUDY_RATIOS]
+        models = [one for stage in stages for one in stage.get("models", {}).items()]
+        ratios = [m["masking"]["ratio"] for n, m in models if is_seed(n, name)]
+        rows.append((title, str(len(seeds)), *figures(seeds), spread([r for r in ratios if r is not None])))
+    return table(("static perturbations", "seeds", *FIGURES, "ratio"), rows)
+
+
+def compared(results: Results) -> str:
+    """Rows of the study less the rows that they are compared with, over seeds."""
+    rows = []
+    for name, other in PAIRS:
+        both = [of_draws(results, n) for n in (name, other)]
+        cells = (gap(*([read(row) for row in seeds] for seeds in both)) for read in (worst, mean))
+        rows.append((DRAWS[name], DRAWS[other].partition(": ")[2], *cells))
+    return table(("static perturbations", "less", "worst black-box", "mean black-box"), rows)
+
+
+def steps(results: Results) -> str:
+    """What a stored direction does to its own source, from its own random step and from another one."""
+    rows = []
+    for source, found in results.files.get("steps", {}).get("sources", {}).items():
+        both = [found[step] for step in ("own", "another")]
+        rows.append((source, *(f"{one['loss']:.2f}" for one in both), *(percent(one["error"]) for one in both)))
+    return table(("source", "loss, own step", "loss, another step", "error, own step", "error, another step"), rows)
+
+
+def repeated(results: Results) -> str:
+    """Whether the fixed cache and the same gradients online, where nothing is random, end in the same weights."""
+    online, stored = ([results.target(f"{name}.204", "draws")] for name in ("online-eval", "fixed"))
+    digests = [row["digest"] for row in (*online, *stored) if row]
+    if len(digests) < 2:
+        return "not measured yet"
+    return "the same weights, bit by bit" if len(set(digests)) == 1 else "**other weights**"

@@ -117,6 +117,20 @@ def test_results_of_either_loss_are_read(build, tmp_path):
     assert lines[2] == "| A | R+FGSM above FGSM | 5.0 | 1.0 ± 7.3 | – | – |"
 
 
+def test_a_name_is_one_model_in_all_results_of_a_run(build):
+    """Digests tell whether the stage that is read first has the model that the others have."""
+    results = build.Results(FOLDER / "data")
+    assert set(results.files) > build.EARLIER
+    found: dict[tuple[str, bool], dict[str, str]] = {}
+    for stage, result in results.files.items():
+        rows = {**result.get("targets", {}), **result.get("models", {})}
+        digests = {name: row["digest"] for name, row in rows.items() if "digest" in row} | result.get("sources", {})
+        for name, digest in digests.items() if stage != "steps" else ():
+            found.setdefault((name, stage in build.EARLIER), {})[stage] = digest
+    assert len(found) > 40
+    assert {key: told for key, told in found.items() if len(set(told.values())) > 1} == {}
+
+
 @pytest.mark.parametrize(
     ("stored", "online", "words"),
     [

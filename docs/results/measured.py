@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 Json = Mapping[str, Any]
+# Stages of an earlier run, whose models of the same names have other weights; all others are of one run.
+EARLIER = {
+    *("draws", "draws-masking", "rounding", "rounding-ce"),
+    *("rounding-signs", "rounding-ratio-ce", "rounding-trained", "rounding-stores"),
+}
 
 
 class Results:

@@ -137,9 +137,9 @@ class _Plan(Outputs):
 
     @property
     def threads(self) -> int:
-        """Of a stage that evaluates: its share of the cores, and no more than PyTorch takes by itself.
+        """Of a stage: its share of the cores, and no more than PyTorch takes by itself.
 
-        Training and precomputing have one each, whatever the share: their bytes depend on it.
+        Training and precomputing on a CPU set one themselves, whatever the share: their bytes depend on it.
         """
         return max(1, min(torch.get_num_threads(), available_cores() // self.jobs))
 
@@ -166,7 +166,8 @@ def _run_stage(plan: _Plan, stage: Stage) -> StageRun:
         _remove_unfinished(path)
     if output is None or not path.exists():
         write_atomic(plan.state_path(stage), (json.dumps({"started": begun}) + "\n").encode())
-    _WORK[stage.kind](plan, stage)
+    with intra_op_threads(plan.threads):
+        _WORK[stage.kind](plan, stage)
     seconds = time.perf_counter() - began
     record = {"digest": digest, "output": plan.fingerprint(stage), "seconds": round(seconds, 3)}
     record |= {"device": device_name(device)} if (device := _device(stage)) != "cpu" else {}
@@ -220,9 +221,7 @@ def _evaluate(plan: _Plan, stage: Stage) -> None:
         {name: plan.reference(ref) for name, ref in stage.options[role].items()} for role in ("targets", "sources")
     )
     spec = spec.model_copy(update={"shards": plan.stores(spec.shards)})
-    with intra_op_threads(plan.threads):
-        found = evaluate(spec, plan.recipe.data, targets=targets, sources=sources)
-    write_json(plan.path(stage), found.to_json())
+    write_json(plan.path(stage), evaluate(spec, plan.recipe.data, targets=targets, sources=sources).to_json())
 
 
 def _diagnose(plan: _Plan, stage: Stage) -> None:
@@ -230,9 +229,7 @@ def _diagnose(plan: _Plan, stage: Stage) -> None:
     if not isinstance(spec, DiagnoseSpec):
         raise TypeError(stage.name)
     roles = {role: {name: plan.reference(ref) for name, ref in named.items()} for role, named in stage.options.items()}
-    with intra_op_threads(plan.threads):
-        found = diagnose(spec, plan.recipe.data, **roles)
-    write_json(plan.path(stage), found.to_json())
+    write_json(plan.path(stage), diagnose(spec, plan.recipe.data, **roles).to_json())
 
 
 def _report(plan: _Plan, stage: Stage) -> None:

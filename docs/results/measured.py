@@ -30,11 +30,11 @@ class Results:
         """The diagnosis of a model, likewise."""
         return self._found("models", name, stages)
 
-    def seeds(self, name: str, *stages: str) -> list[Json]:
-        """The measurements of NAME and of NAME.SEED, for all seeds."""
-        names = {n for s in stages for n in self.files.get(s, {}).get("targets", {})}
+    def seeds(self, name: str, *stages: str, key: str = "targets") -> list[Json]:
+        """The measurements of NAME and of NAME.SEED, for all seeds; diagnoses where the key is models."""
+        names = {n for s in stages for n in self.files.get(s, {}).get(key, {})}
         members = sorted(n for n in names if is_seed(n, name))
-        return [row for member in members if (row := self.target(member, *stages)) is not None]
+        return [row for member in members if (row := self._found(key, member, stages)) is not None]
 
     def _found(self, key: str, name: str, stages: Iterable[str]) -> Json | None:
         rows = (self.files.get(stage, {}).get(key, {}).get(name) for stage in stages)

@@ -1,9 +1,9 @@
-"""The study of draws: what precomputing costs, row by row, and less the rows that differ in one thing."""
+"""The study of draws: what precomputing costs, row by row, and less the rows beside which each is put."""
 
 from __future__ import annotations
 
 from judging import gap, percent, spread, table
-from measured import Json, Results, is_seed, mean, worst
+from measured import Json, Results, mean, worst
 from tables import FIGURES, figures
 
 DRAWS = {
@@ -36,7 +36,7 @@ DRAWS = {
     "A-adv-ens3": "A: 4 stored R+ draws, α = 0.1, stored step",
     "A-stepped16-stored": "A: 16 stored R+ draws, α = 0.1, stored step",
 }
-# What is stored, and the same gradients computed online; and what differs from another row in one thing.
+# What is stored, and gradients of its kind computed online; and other rows that a reader would compare.
 PAIRS = (
     ("dropout2", "online-train"),
     ("dropout4", "online-train"),
@@ -83,9 +83,7 @@ def draws(results: Results) -> str:
     rows = []
     for name, title in DRAWS.items():
         seeds = of_draws(results, name)
-        stages = [results.files.get(stage, {}) for stage in STUDY_RATIOS]
-        models = [one for stage in stages for one in stage.get("models", {}).items()]
-        ratios = [m["masking"]["ratio"] for n, m in models if is_seed(n, name)]
+        ratios = [m["masking"]["ratio"] for m in results.seeds(name, *STUDY_RATIOS, key="models")]
         rows.append((title, str(len(seeds)), *figures(seeds), spread([r for r in ratios if r is not None])))
     return table(("static perturbations", "seeds", *FIGURES, "ratio"), rows)
 
@@ -111,8 +109,8 @@ def steps(results: Results) -> str:
 
 def repeated(results: Results) -> str:
     """Whether the fixed cache and the same gradients online, where nothing is random, end in the same weights."""
-    online, stored = ([results.target(f"{name}.204", "draws")] for name in ("online-eval", "fixed"))
-    digests = [row["digest"] for row in (*online, *stored) if row]
+    rows = [results.target(f"{name}.204", "draws") for name in ("online-eval", "fixed")]
+    digests = [row["digest"] for row in rows if row]
     if len(digests) < 2:
         return "not measured yet"
     return "the same weights, bit by bit" if len(set(digests)) == 1 else "**other weights**"

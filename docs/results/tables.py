@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from judging import Estimate, judged, less, percent, spread, table, within
-from measured import Json, Results, by_name, clean, fgsm, is_seed, mean, r_fgsm, worst
+from measured import Json, Results, by_name, clean, fgsm, mean, r_fgsm, worst
 
 ARCHITECTURES = ("A", "B", "C", "D")
 KINDS = ("adv", "adv-ens", "adv-ens3")
@@ -238,12 +238,10 @@ def defended(results: Results, architecture: str, kind: str) -> list[Json]:
 def ratios(results: Results, *names: str) -> list[float]:
     """Approximation ratios, to the best, of models and of their other seeds."""
     stages = [stage for stage in results.files if stage.startswith("claims-ratio")]
-    found = {n: m for stage in stages for n, m in results.files[stage]["models"].items()}
-    return [
-        float(m["masking"]["ratio_to_best"])
-        for n, m in found.items()
-        if m["masking"]["ratio_to_best"] is not None and any(is_seed(n, name) for name in names)
+    found = [
+        model["masking"]["ratio_to_best"] for name in names for model in results.seeds(name, *stages, key="models")
     ]
+    return [float(ratio) for ratio in found if ratio is not None]
 
 
 def lowered(results: Results, architecture: str) -> str:

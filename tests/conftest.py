@@ -1,4 +1,4 @@
-"""A fixture of several files; and what lets torchvision, which torchattacks and timm import, be imported here."""
+"""Fixtures of several files, what torchvision needs to be imported here, and each test worker's share of the cores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+# Before anything imports torch, which reads it once, as the processes that tests start do: threads of two workers that
+# compete for one core take several times as long.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // int(workers))))
+
 import pytest
+import torch
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).with_name("every_process")))
@@ -26,3 +33,12 @@ def without_fsync() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
         yield
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """More than the one thread that something under test chooses, on every machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

@@ -202,6 +202,7 @@ def test_memory_that_is_short_is_not_the_models_fault(monkeypatch, model):
         in_float64(model, as_floats(make_images(1)))
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_a_block_ends_in_the_arithmetic_that_its_record_tells(tmp_path, monkeypatch):
     path, seen = tmp_path / "d.safetensors", []
     module = build_model("D", shape=(1, 28, 28), classes=10, seed=1)

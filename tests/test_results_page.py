@@ -298,6 +298,12 @@ def test_a_command_is_timed_and_weighed(build, tmp_path):
     assert found["seconds"] < 60
 
 
+def test_the_suite_whose_cost_is_told_has_twelve_attacks_from_each_source():
+    white, black = suite_named(str(FOLDER / "twelve.toml")).attacks(epsilon=0.3, loss="margin")
+    assert white == ()
+    assert len({attack.identity for attack in black}) == 12
+
+
 def test_collecting_keeps_what_is_there_and_drops_surfaces(build, tmp_path):
     for name in ("results", "state", "data"):
         (tmp_path / name).mkdir()

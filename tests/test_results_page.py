@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from ensadv_data.codec import random_bits
-from ensadv_data.data import open_dataset, shifted
+from ensadv_data.data import open_data, open_dataset, shifted
 from ensadv_data.evaluation.suites import suite_named
 from ensadv_data.models import build_model, load_model, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.recipe import packaged_recipe, read_recipe
-from ensadv_data.spec import DataSpec, PrecomputeSpec
+from ensadv_data.spec import DataSpec, PrecomputeSpec, ShiftSpec
 from ensadv_data.store import open_store
 
 FOLDER = Path(__file__).parent.parent / "docs" / "results"
@@ -31,7 +31,7 @@ def build() -> Iterator[SimpleNamespace]:
     """The names of the page's modules, as the command finds them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FOLDER)
-        names = ("steps", "measured", "judging", "tables", "study", "queries", "build")
+        names = ("steps", "turning", "measured", "judging", "tables", "study", "queries", "build")
         modules = [importlib.import_module(name) for name in names]
         yield SimpleNamespace(**{name: value for module in modules for name, value in vars(module).items()})
 
@@ -333,6 +333,43 @@ def test_the_binarised_net_stands_beside_what_the_paper_says_of_it(build, tmp_pa
     assert rows[3] == f"| as they are | binarised | {ours} |"
     assert rows[2] == "| as they are | plain | – | – | – | – |"
     assert rows[5] == "| rotated by 20° | binarised | – (below 5) | – | – (35) | – |"
+
+
+def test_turned_images_are_those_of_the_shift_and_nearest_pixels_are_pixels(build):
+    data = open_data(DataSpec(data="mnist-mini", limit=30), "test")
+    rows = np.arange(30)
+    x, labels = data.read(rows)
+    quarter, same_labels = build.turned(data, 90, "nearest").read(rows)
+    assert (quarter == np.rot90(x, axes=(2, 3))).all()
+    assert (same_labels == labels).all()
+    theirs, ours = build.turned(data, 20, "bilinear"), shifted(data, ShiftSpec(rotate=20.0))
+    apart = np.abs(theirs.read(rows)[0].astype(int) - ours.read(rows)[0])[
+        :, :, 6:-6, 6:-6
+    ]  # the corners are cut otherwise
+    assert apart.max() <= 2
+    nearest, _ = build.turned(data, 20, "nearest").read(rows)
+    assert all(set(new.flat) <= {0, *old.flat} for new, old in zip(nearest, x, strict=True))
+
+
+def test_every_way_to_turn_is_measured(build, tmp_path, capsys):
+    path = tmp_path / "d.safetensors"
+    save_model(
+        path,
+        build_model("D", shape=(1, 28, 28), classes=10, seed=1),
+        architecture="D",
+        shape=(1, 28, 28),
+        classes=10,
+        record={},
+    )
+    rows = build.measure_turned(f"binarised:{path}", open_data(DataSpec(data="mnist-mini", limit=20), "test"))
+    assert len(rows) == len(capsys.readouterr().out.splitlines()) == 7
+    assert all(row["i-fgsm"]["error"] >= row["clean"]["error"] for row in rows)
+    grey = {(row["degrees"], row["interpolation"]): row["grey"] for row in rows}
+    assert grey[20, "nearest"] < grey[20, "bicubic"] < grey[20, "bilinear"]
+    (tmp_path / "turning.json").write_text(json.dumps({"images": 20, "rows": rows}))
+    lines = build.turned_table(build.Results(tmp_path)).splitlines()
+    assert len(lines) == 2 + 7
+    assert lines[3].startswith(f"| 20°, nearest | {100 * grey[20, 'nearest']:.1f} |")
 
 
 def test_steps_are_those_of_the_attack_itself(build, tmp_path):

@@ -130,6 +130,7 @@ def page(results: Results, paper: Json) -> str:
         "rounded_figures": tables.rounded_figures(results, paper),
         "rounding_trained": tables.trained_on_rounded(results),
         "binarised": tables.binarised(results, paper),
+        "turned": tables.turned_table(results),
         "adaptive": queries.adaptive(results),
         "estimated_less": queries.estimated_less(results),
         "missing": tables.missing(results),

@@ -264,6 +264,20 @@ def binarised(results: Results, paper: Json) -> str:
     return table(("images", "model A", "clean", "FGSM", "I-FGSM", "PGD"), rows)
 
 
+def turned_table(results: Results) -> str:
+    """The same by how the images were turned: grey pixels are what a rounding to 0 or 1 can be pushed across."""
+    rows = (
+        (
+            f"{row['degrees']}°" + (f", {row['interpolation']}" if row["degrees"] else ""),
+            percent(row["grey"]),
+            rate(row["clean"]),
+            rate(row["i-fgsm"]),
+        )
+        for row in results.files.get("turning", {}).get("rows", [])
+    )
+    return table(("turned by", "pixels in [0.2, 0.8]", "clean", "I-FGSM"), rows)
+
+
 def missing(results: Results) -> str:
     """Which models of the paper were not measured yet."""
     absent = [

@@ -6,36 +6,49 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ensadv_data.errors import EnsadvError
 from ensadv_data.interrupts import insistent_interrupt
+
+if TYPE_CHECKING:
+    from click import Command
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line, and end with its exit code; return where that is 0."""
+    command = None
     try:
         with insistent_interrupt():
-            code = _called(arguments)
+            command = _loaded()
+            code = _called(command, arguments)
     except KeyboardInterrupt:
-        print("stopped; the same command resumes", file=sys.stderr)
+        how = " before anything was done" if command is None else "; the same command resumes"
+        print(f"stopped{how}", file=sys.stderr)
         code = 130
     if code:
         sys.exit(code)
 
 
-def _called(arguments: Sequence[str] | None) -> int:
-    """Load the commands, which takes seconds, most of them PyTorch's, and run one; returns its exit code."""
-    import click
-
+def _loaded() -> Command:
+    """The commands; to load them takes seconds, most of them PyTorch's."""
     from ensadv_data.cli import cli
     from ensadv_data.memory import keep_freed_memory
 
     keep_freed_memory()
+    return cli
+
+
+def _called(command: Command, arguments: Sequence[str] | None) -> int:
+    """Run one of the commands; returns its exit code."""
+    import click
+
     sys.path.append(os.getcwd())  # python:MODULE:FACTORY finds a module of the folder one stands in
     try:
-        cli.main(args=None if arguments is None else list(arguments), prog_name="ensadv-data", standalone_mode=False)
+        words = None if arguments is None else list(arguments)
+        command.main(args=words, prog_name="ensadv-data", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:

@@ -151,6 +151,8 @@ def named(pairs: Sequence[str]) -> dict[str, str]:
         name, equals, reference = pair.partition("=")
         if not equals or ":" in name or "/" in name or "," in name:
             name, reference = reference_name(pair), pair
+        if not (name and reference):
+            raise InputError(f"expected NAME=REF, or REF alone, got {pair!r}; write a name, and what it names")
         if name in names:
             raise InputError(f"expected a name of its own for each model, got {name!r} twice; use NAME=REF")
         names[name] = reference

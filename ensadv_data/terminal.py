@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ensadv_data.evaluation.summary import matrix_rows, rate_text, summary_rows
+from ensadv_data.evaluation.summary import diagnosis_remarks, matrix_rows, rate_text, remarks, summary_rows
 from ensadv_data.inspection import Agreement, EntryDifference, StoreSummary
 
 __all__ = [
@@ -24,7 +25,8 @@ __all__ = [
 
 
 def print_result(result: Mapping[str, Any], *, matrix: bool = False) -> None:
-    """The summary of an evaluation, from its JSON; with ``matrix`` every measurement as well."""
+    """The summary of an evaluation, from its JSON; with ``matrix`` every measurement as well. Notes go to stderr."""
+    _print_notes(remarks(result))
     title = f"error in % with 95% interval; {result['data']}, {result['n']} images, epsilon {result['epsilon']:g}"
     by_five = {name: row["top5"] for name, row in result["targets"].items() if "top5" in row}
     for found, how in (
@@ -107,7 +109,8 @@ def print_differences(found: Sequence[EntryDifference]) -> None:
 
 
 def print_diagnosis(result: Mapping[str, Any]) -> None:
-    """A table a measure, from the JSON of a diagnosis; loss surfaces are for the report."""
+    """A table a measure, from the JSON of a diagnosis; loss surfaces are for the report. Notes go to stderr."""
+    _print_notes(diagnosis_remarks(result))
     where = f"{result['data']}, {result['n']} images, epsilon {result['epsilon']:g}"
     models = result["models"]
     for measure, title, columns, cells in (
@@ -307,6 +310,11 @@ def _print_cone(name: str, cone: Mapping[str, Any]) -> None:
         "are adversarial"
     )
     _print_table(title, columns, rows)
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

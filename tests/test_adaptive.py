@@ -17,6 +17,7 @@ from ensadv_data.attacks.gradient import input_gradient
 from ensadv_data.attacks.single import r_fgsm
 from ensadv_data.data import ArrayDataset, open_dataset
 from ensadv_data.errors import EnsadvError, InputError, ModelError, UnknownNameError
+from ensadv_data.evaluation import run
 from ensadv_data.evaluation.adaptive import (
     Oracle,
     estimated_gradient,
@@ -128,13 +129,24 @@ def test_the_target_s_labels_are_all_that_a_surrogate_learns_from(digits):
 
 def test_more_samples_than_there_are_is_refused(digits):
     data, samples = open_dataset("mnist-mini", "test", limit=5), open_dataset("mnist-mini", "train", limit=60)
-    with pytest.raises(InputError, match="at most 60, the images there are, got 61"):
+    with pytest.raises(InputError, match="at most 60 samples, the training images there are, got 61; ask for fewer"):
         measure_surrogate(digits, data, samples, parse_adaptive("surrogate:samples=61", epsilon=0.1))
     with pytest.raises(UnknownNameError, match="unknown architecture 'Z'"):
         measure_adaptive(digits, data, samples, parse_adaptive("surrogate:architecture=Z", epsilon=0.1))
     for name in ADAPTIVE:
         with pytest.raises(ModelError, match="digits: the model cannot read"):
             measure_adaptive(digits, tiny(), tiny(), parse_adaptive(name, epsilon=0.1))
+
+
+def test_samples_that_there_are_not_are_refused_before_any_other_attack_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "measure_transfer", lambda *_, **__: pytest.fail("something was attacked"))
+    path = tmp_path / "many.toml"
+    path.write_text('white_box = ["pgd"]\nadaptive = ["surrogate:samples=99999"]')
+    net = build_model("D", shape=(1, 28, 28), classes=10, seed=1)
+    save_model(tmp_path / "d.safetensors", net, architecture="D", shape=(1, 28, 28), classes=10, record={})
+    spec, data = EvaluateSpec(suite=str(path), images=5), DataSpec(data="mnist-mini")
+    with pytest.raises(InputError, match="surrogate:samples=99999: expected at most 10000 samples"):
+        run.evaluate(spec, data, targets={"d": str(tmp_path / "d.safetensors")}, sources={})
 
 
 def test_a_suite_names_them_and_the_summary_tells_their_cost(tmp_path):
@@ -171,7 +183,7 @@ def test_the_suite_of_the_package():
     [
         ("oracle", "unknown adaptive adversary 'oracle'; known: estimated, surrogate"),
         ("estimated:rounds=3", "unknown quantity of estimated 'rounds=3'; known: alpha, step"),
-        ("surrogate:rounds", "unknown quantity of surrogate"),
+        ("surrogate:rounds", "quantity of surrogate: expected rounds=VALUE, got 'rounds'"),
         ("surrogate:rounds=-1", "rounds"),
         ("surrogate:samples=1.5", "samples"),
         ("estimated:step=0", "step"),

@@ -164,7 +164,7 @@ def test_evaluate_says_what_a_reader_should_know(command, made):
     ended = command("evaluate", *models, "--limit", "20", "--suite", "table1")
     assert ended.err == (
         "note: source same has the weights of target t: its attacks there are white-box\n"
-        "note: 20 images are few: an error of 50% has the 95% interval [30%, 70%]\n"
+        "note: 20 images are few: 10 misclassified would be an error of 50% with the 95% interval [30%, 70%]\n"
     )
     assert "white-box Step-LL" in ended.out
 
@@ -326,6 +326,8 @@ def test_run_prints_stages_table_and_report(command, tmp_path, monkeypatch):
     ended = command("run", "mine.toml", "--jobs", "1")
     assert ended.code == 0, ended.err
     assert "mnist-mini/test, 50 images" in ended.out
+    assert "note: no source, so nothing was transferred" in ended.err
+    assert "note: 50 images are few: 25 misclassified would be an error of 50%" in ended.err
     assert ended.out.endswith("report: mine/report.html\n")
     again = command("run", "mine.toml", "--jobs", "1", "--data-dir", tmp_path)
     assert again.out.count("unchanged") == 3
@@ -494,6 +496,13 @@ DIAGNOSE = ("diagnose", *LIMIT, "--model", "a.safetensors")
             "cannot write b.safetensors: expected anot",
         ),
         ((*EVALUATE, "--out", "x", "--csv", "./x"), "expected a file of its own for each output, got x twice"),
+        (
+            (*EVALUATE, "--source", "python:given_models:Given", "--out", "given_models.py"),
+            "cannot write given_models.py: expected another file",
+        ),
+        ((*EVALUATE, "--target", "=a.safetensors"), "expected NAME=REF, or REF alone, got '=a.safetensors'"),
+        ((*EVALUATE, "--target", "t="), "expected NAME=REF, or REF alone, got 't='"),
+        ((*DIAGNOSE, "--measure", "surface"), "--measure surface: expected --out FILE beside it"),
         (
             ("report", "--result", "given_models.py", "--out", "given_models.py"),
             "cannot write given_models.py: expected",
@@ -754,7 +763,7 @@ main(["--version"])
 
 def test_ctrl_c_while_the_commands_are_loaded_ends_with_130():
     done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped; the same command resumes\n")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped before anything was done\n")
 
 
 def test_the_package_runs_as_a_module():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from ensadv_data import terminal
 from ensadv_data.attacks.single import fgsm
 from ensadv_data.data import ArrayDataset, open_dataset
-from ensadv_data.errors import InputError, QuantityError
+from ensadv_data.errors import InputError, ModelError, QuantityError
 from ensadv_data.evaluation import diagnosis
 from ensadv_data.evaluation.cone import measure_cone
 from ensadv_data.evaluation.diagnosis import diagnose
@@ -190,6 +191,72 @@ def test_others_belong_to_models(references):
     spec = SPEC.model_copy(update={"measures": ("surface",)})
     with pytest.raises(InputError, match="got x"):
         diagnose(spec, MINI, models={"a": references["a"]}, others={"a": references["s"], "x": references["t"]})
+
+
+BROKEN = """
+import torch
+from torch import nn
+
+class Broken(nn.Module):
+    def __init__(self, fault):
+        super().__init__()
+        self.fault, self.weight = fault, nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        logits = self.weight * x.flatten(1)[:, 300:310]
+        if self.fault == "logits":
+            return logits * float("nan")
+        if self.fault == "some":  # of the images that are dark in a corner: none of the first ones
+            return torch.where(x.flatten(1)[:, 350:351] > 0.9, torch.nan, logits)
+        return logits + (0 * x.flatten(1)[:, :10]).sqrt()
+
+logits, some, gradients = (lambda fault=fault: Broken(fault) for fault in ("logits", "some", "gradients"))
+"""
+
+
+@pytest.mark.parametrize("measure", [measure for measure in MEASURES if measure != "discrepancy"])
+@pytest.mark.parametrize("fault", ["logits", "some", "gradients"])
+def test_a_model_that_answers_no_number_is_not_called_one_that_nothing_fools(tmp_path, monkeypatch, fault, measure):
+    (tmp_path / "broken_models.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_models", raising=False)
+    images, _ = open_dataset("mnist-mini", "test").read(np.arange(300))
+    bright = int(np.flatnonzero(images.reshape(300, -1)[:, 350] > 0.9 * 255)[0])
+    spec = SPEC.model_copy(update={"measures": (measure,), "images": 300, "points": 300, "examples": (bright,)})
+    what = "gradients" if fault == "gradients" else "logits"
+    with pytest.raises(ModelError, match=f"^m: expected finite {what}, got NaN or infinity; look at its weights"):
+        diagnose(spec, MINI, models={"m": f"python:broken_models:{fault}"})
+
+
+def test_the_discrepancy_of_a_model_that_answers_no_number_is_none(tmp_path, monkeypatch, references):
+    (tmp_path / "broken_models.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_models", raising=False)
+    spec = SPEC.model_copy(update={"measures": ("discrepancy",)})
+    bad, roles = (
+        "python:broken_models:{}".format,
+        {"static": {"s": references["s"]}, "holdouts": {"t": references["t"]}},
+    )
+    with pytest.raises(ModelError, match=r"^m: expected finite logits"):
+        diagnose(spec, MINI, models={"m": bad("logits"), "a": references["a"]}, **roles)
+    both = {"a": references["a"], "b": references["b"]}
+    with pytest.raises(ModelError, match=r"^s: expected finite gradients"):
+        diagnose(spec, MINI, models=both, **roles | {"static": {"s": bad("gradients")}})
+
+
+def test_small_images_have_the_cone_s_orders_that_fit(tmp_path, monkeypatch):
+    """No more orthogonal directions than values: 64 of 8 × 8."""
+    (tmp_path / "small_models.py").write_text(
+        "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "small_models", raising=False)
+    images, labels = open_dataset("mnist-mini", "test").read(np.arange(60))
+    small = ArrayDataset(images[:, :, 10:18, 10:18].copy(), labels, name="small", split="test", classes=10)
+    monkeypatch.setattr(diagnosis, "open_data", lambda data, split: small)
+    spec = SPEC.model_copy(update={"measures": ("cone",)})
+    cone = diagnose(spec, MINI, models={"m": "python:small_models:net"}).models["m"]["cone"]
+    assert cone["orders"] == [1, 4, 16, 36, 64]
 
 
 def test_more_images_than_there_are_is_all_of_them(references):

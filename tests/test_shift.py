@@ -78,7 +78,7 @@ def test_a_shifted_data_set_has_a_name_and_a_digest_of_its_own():
     ("text", "words"),
     [
         ("turn=5", "unknown key of shift 'turn=5'; known: flip, rotate"),
-        ("rotate", "unknown key of shift"),
+        ("rotate", "key of shift: expected rotate=VALUE, got 'rotate'"),
         ("rotate=fast", "rotate: expected a number"),
         ("rotate=200", "rotate"),
         ("flip=-1", "flip"),

@@ -164,7 +164,7 @@ def test_the_label_tells_attacks_apart_that_differ():
         ("fgms", UnknownNameError, "unknown attack 'fgms'; known: fgsm, step-ll, r-fgsm, r-step-ll, i-fgsm, iter-ll"),
         ("", UnknownNameError, "unknown attack ''"),
         ("fgsm:size=1", UnknownNameError, "unknown quantity of attack fgsm 'size=1'; known: alpha, epsilon, loss"),
-        ("fgsm:epsilon", UnknownNameError, "unknown quantity of attack fgsm 'epsilon'"),
+        ("fgsm:epsilon", InputError, "quantity of attack fgsm: expected epsilon=VALUE, got 'epsilon'"),
         ("fgsm:name=pgd", UnknownNameError, "unknown quantity of attack fgsm 'name=pgd'"),
         ("fgsm:epsilon=2", QuantityError, "write 2/255"),
         ("fgsm:epsilon=nan", QuantityError, "got 'nan'"),

@@ -12,12 +12,13 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensadv_data.errors import QuantityError, UnknownNameError
+from ensadv_data.errors import InputError, QuantityError, UnknownNameError
 from ensadv_data.evaluation.interval import Rate, tied, wilson_interval
 from ensadv_data.evaluation.suites import SUITES, suite_named
 from ensadv_data.evaluation.summary import (
     accuracy_rows,
     attack_title,
+    count_text,
     csv_text,
     diagnosis_remarks,
     matrix_rows,
@@ -284,8 +285,11 @@ def test_remarks_say_what_a_reader_should_know():
     low, high = wilson_interval(20, 40)
     assert remarks(few) == [
         "no source, so nothing was transferred; gradients of its own can flatter a model",
-        f"40 images are few: an error of 50% has the 95% interval [{100 * low:.0f}%, {100 * high:.0f}%]",
+        f"40 images are few: 20 misclassified would be an error of 50% with the 95% interval [{low:.0%}, {high:.0%}]",
     ]
+    low, high = wilson_interval(3, 5)
+    odd = f"5 images are few: 3 misclassified would be an error of 60% with the 95% interval [{low:.0%}, {high:.0%}]"
+    assert remarks({**few, "n": 5})[-1] == odd
     assert remarks(few | {"suite": "table8"}) == remarks(few)
     assert remarks(few | {"suite": "c1"}) == remarks(few)[1:]  # which transfers nothing
 
@@ -319,10 +323,32 @@ def test_a_source_that_is_no_black_box_is_not_compared_with_those_that_are():
     assert rows[0][4:] == ["30.0*", "10.0", "40.0", "60.0"]
 
 
+def test_one_model_under_two_names_is_told():
+    told = remarks({**FULL, "sources": {"s": "1", "again": "1", "other": "2"}})
+    assert told[0] == "sources s and again have the same weights: their attacks count 2 times in every mean"
+
+
+@pytest.mark.parametrize(("count", "text"), [(1568.2, "1,568"), (10.4, "10"), (5, "5"), (0.05, "0.05"), (2.4, "2.4")])
+def test_few_queries_an_image_are_not_none(count, text):
+    assert count_text(count) == text
+
+
+@pytest.mark.parametrize("loss", ["margin", "ce"])
+def test_one_attack_that_is_spelled_in_two_ways_is_refused(tmp_path, loss):
+    path = tmp_path / "twice.toml"
+    path.write_text(f'black_box = ["pgd", "fgsm", "fgsm:loss={loss}", "r-fgsm", "r-fgsm:alpha=0.1"]')
+    with pytest.raises(InputError, match=f"once, got fgsm and fgsm:loss={loss}, which are the same; drop one"):
+        suite_named(str(path)).attacks(epsilon=0.3, loss=loss)
+    other = "ce" if loss == "margin" else "margin"
+    assert len(suite_named(str(path)).attacks(epsilon=0.3, loss=other)[1]) == 5
+
+
 def test_zero_gradients_are_told():
     row = {**FULL["targets"]["one"], "unmoved": {"fgsm": 7}}
     told = remarks({**FULL, "targets": {"one": row}})
-    assert told[0].startswith("FGSM on target one left 7 of 100 images as they were: the gradient is zero there")
+    assert told[0].startswith("FGSM on target one left 7 of 100 images where it began: the gradient is zero there")
+    told = remarks({**FULL, "unmoved": {"s": {"step-ll": 9}}})
+    assert told[1].startswith("Step-LL on source s left 9 of 100 images where it began: its gradient is zero there")
     found = {"n": 40, "models": {"m": {"masking": {"blind": 3, "iterative": "pgd"}}, "other": {"cone": {}}}}
     (told,) = diagnosis_remarks(found)
     assert told.startswith("the gradient of m is zero on 3 of 40 images, also where pgd ended")

@@ -239,6 +239,72 @@ def test_a_source_that_shares_weights_with_a_target_is_named(tmp_path):
     assert "kin" not in own["targets"]["t"]
 
 
+class Wrapped(nn.Module):
+    """As anybody writes one, to add a normalisation of the input."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.net, self.shift = inner, nn.Parameter(torch.zeros(1, 1, 28, 28))
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        return self.net(x_NCHW - self.shift)
+
+
+def test_a_model_in_a_wrapper_is_no_stranger_to_itself(dataset):
+    nets = [build_model("D", shape=(1, 28, 28), classes=10, seed=seed) for seed in (1, 2)]
+    target, other = (model_of(net, f"t{number}") for number, net in enumerate(nets))
+    sources = [model_of(Wrapped(net), f"wrapped {number}") for number, net in enumerate(nets)]
+    got = measure_transfer([target, other], sources, dataset, white_box=(), black_box=BLACK[:1], epsilon=EPSILON)
+    assert [row.kin for row in got.targets] == [("wrapped 0",), ("wrapped 1",)]
+    zeros = [model_of(Wrapped(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))), name) for name in "ab"]
+    apart = measure_transfer(zeros[:1], zeros[1:], dataset, white_box=(), black_box=BLACK[:1], epsilon=EPSILON)
+    assert apart.targets[0].kin == ()  # what both have is a shift of zeros
+
+
+class Constant(nn.Module):
+    """The same answer to every image: no gradient leads anywhere."""
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        return (0 * x_NCHW.flatten(1)[:, :10]) + torch.arange(10.0)
+
+
+def test_images_that_an_attack_leaves_where_it_began_are_counted(models, dataset):
+    """From a random step as well, and of a source: it would pass for one that no target minds."""
+    attacks = tuple(parse_attack(text, epsilon=EPSILON) for text in ("step-ll", "r-fgsm", "i-fgsm:steps=2", "pgd"))
+    still = model_of(Constant(), "still")
+    got = measure_transfer(
+        [still, models[0]], [still, models[2]], dataset, white_box=attacks, black_box=attacks, epsilon=EPSILON
+    )
+    all_of_them = {attack.label: IMAGES for attack in attacks}
+    assert [row.unmoved for row in got.targets] == [all_of_them, {}]
+    assert got.unmoved == {"still": all_of_them}
+    told = got.to_json()
+    assert told["unmoved"] == got.unmoved
+    assert (
+        f"R+FGSM on source still left {IMAGES} of {IMAGES} images where it began: its gradient is zero there, so that "
+        "it attacks no target on them, and makes every mean lower; choose another source"
+    ) in remarks(told)
+    sound = measure_transfer(models[:1], models[2:], dataset, white_box=attacks, black_box=attacks, epsilon=EPSILON)
+    assert "unmoved" not in sound.to_json()
+
+
+class BrokenGradient(nn.Module):
+    """Finite logits, and a derivative of the square root at 0."""
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        return (x_NCHW.flatten(1)[:, :10] * 0).sqrt() + x_NCHW.flatten(1)[:, 300:310]
+
+
+@pytest.mark.parametrize("attack", BLACK, ids=str)
+def test_a_source_whose_gradient_is_no_number_is_named_and_not_its_target(models, dataset, attack):
+    bad = model_of(BrokenGradient(), "bad")
+    options = {"epsilon": EPSILON}
+    with pytest.raises(ModelError, match=r"^bad: expected finite gradients, got NaN"):
+        measure_transfer(models[:1], [bad], dataset, white_box=(), black_box=[attack], **options)
+    with pytest.raises(ModelError, match=r"^bad: expected finite gradients, got NaN"):
+        measure_transfer([bad], [], dataset, white_box=[attack], black_box=(), **options)
+
+
 def test_source_with_the_weights_of_a_target_is_not_transferred_to_it(models, dataset):
     t0, t1, s0, _ = models
     twin = model_of(t0.module, "twin")

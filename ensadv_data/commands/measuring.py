@@ -14,9 +14,9 @@ from ensadv_data.errors import InputError
 from ensadv_data.evaluation.diagnosis import diagnose as diagnose_models
 from ensadv_data.evaluation.run import evaluate as evaluate_models
 from ensadv_data.evaluation.suites import SUITES
-from ensadv_data.evaluation.summary import csv_text, diagnosis_remarks, remarks
+from ensadv_data.evaluation.summary import csv_text
 from ensadv_data.files import check_outputs, write_atomic, write_json
-from ensadv_data.models import outside_files
+from ensadv_data.models import module_files, outside_files
 from ensadv_data.options import (
     PATH,
     data_options,
@@ -81,13 +81,11 @@ def evaluate(
     where = checked(DataSpec, data, where="evaluate")
     roles = {"targets": named(targets), "sources": named(sources)}
     suite = [spec.suite] if spec.suite.endswith(".toml") else []
-    check_outputs(out, csv, reads=[*_weights(roles), *spec.shards, *suite])
+    check_outputs(out, csv, reads=[*_read_by(roles), *spec.shards, *suite])
     with shared_work(spec.device) as place:
         result = evaluate_models(spec, where, **roles).to_json()
     if place.rank:
         return
-    for note in remarks(result):
-        click.echo(f"note: {note}", err=True)
     print_result(result, matrix=matrix)  # first: it is not lost when the file cannot be written
     if out is not None:
         write_json(out, result)
@@ -95,9 +93,10 @@ def evaluate(
         write_atomic(csv, csv_text(result).encode())
 
 
-def _weights(roles: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """The files that the models of some roles are read from."""
-    return outside_files(reference for models in roles.values() for reference in models.values())
+def _read_by(roles: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The files that the models of some roles are read from, weights and code."""
+    references = [reference for models in roles.values() for reference in models.values()]
+    return [*outside_files(references), *module_files(references)]
 
 
 @click.command(
@@ -149,10 +148,10 @@ def diagnose(
         "static": named(static),
         "holdouts": named(holdouts),
     }
-    check_outputs(out, reads=_weights(roles))
+    if spec.measures == ("surface",) and out is None:
+        raise InputError("--measure surface: expected --out FILE beside it, which keeps it for the report, got none")
+    check_outputs(out, reads=_read_by(roles))
     found = diagnose_models(spec, where, **roles).to_json()
-    for note in diagnosis_remarks(found):
-        click.echo(f"note: {note}", err=True)
     print_diagnosis(found)
     if out is not None:
         write_json(out, found)

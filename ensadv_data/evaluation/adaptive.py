@@ -7,7 +7,7 @@ al. 2017, doi:10.1145/3052973.3053009), then FGSM from the surrogate. Every imag
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from ensadv_data.spec import AdaptiveSpec, AttackSpec
 __all__ = [
     "AdaptiveResult",
     "Oracle",
+    "check_samples",
     "estimated_gradient",
     "measure_adaptive",
     "measure_estimated",
@@ -169,6 +170,21 @@ def measure_estimated(
     return AdaptiveResult(Rate(errors, len(dataset)), oracle.queries)
 
 
+def check_samples(adversary: AdaptiveSpec, samples: Sized) -> None:
+    """Refuse a surrogate that is to have more images than there are.
+
+    Raises
+    ------
+    InputError
+        The message has both numbers.
+    """
+    if adversary.name == "surrogate" and adversary.samples > len(samples):
+        raise InputError(
+            f"{adversary.label}: expected at most {len(samples)} samples, the training images there are, got "
+            f"{adversary.samples}; ask for fewer"
+        )
+
+
 def measure_surrogate(
     target: Model,
     dataset: Dataset,
@@ -208,8 +224,7 @@ def measure_surrogate(
         adversary.architecture, shape=dataset.shape, classes=dataset.classes, seed=derive_key("surrogate", seed) % 2**31
     ).to(device)
     optimizer = torch.optim.Adam(surrogate.parameters(), lr=1e-3)
-    if adversary.samples > len(samples):
-        raise InputError(f"samples: expected at most {len(samples)}, the images there are, got {adversary.samples}")
+    check_samples(adversary, samples)
     x = torch.from_numpy(samples.read(np.arange(adversary.samples))[0]).to(device).float() / 255
     y = oracle.labels(x)
     shown = adversary.epochs * sum(adversary.samples << number for number in range(adversary.rounds + 1))

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ensadv_data.attacks.gradient import input_gradient, logits_of
 from ensadv_data.data import Dataset
 from ensadv_data.errors import QuantityError
 from ensadv_data.evaluation.batches import batches
+from ensadv_data.evaluation.finite import finite_gradient, finite_logits
 from ensadv_data.evaluation.hadamard import ORDERS, regular_hadamard
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.keys import numpy_generator
@@ -145,7 +145,7 @@ def measure_cone(
     QuantityError
         An order is larger than the number of pixels, or unknown.
     ModelError
-        The model cannot read these images.
+        The model cannot read these images, or what it computes from them is not finite.
     """
     d = int(np.prod(dataset.shape))
     for order in orders:
@@ -157,8 +157,8 @@ def measure_cone(
     for indices, x, y in batches(dataset, batch_size=batch_size, device=device):
         if done == points:
             break
-        right = (logits_of(model.module, x).argmax(1) == y).cpu().numpy()
-        signs = input_gradient(model.module, x, y, loss=loss).sign().flatten(1).to(torch.int8).cpu().numpy()
+        right = (finite_logits(model, x).argmax(1) == y).cpu().numpy()
+        signs = finite_gradient(model, x, y, loss=loss).sign().flatten(1).to(torch.int8).cpu().numpy()
         for row, example in enumerate(indices):
             if done == points:
                 break
@@ -202,6 +202,6 @@ def _fooled(
     answers = []
     for start in range(0, len(steps), batch_size):
         perturbed = x_CHW + epsilon * steps[start : start + batch_size].float()
-        answers.append(logits_of(model.module, perturbed.clamp(0, 1) if clip else perturbed).argmax(1) != label)
+        answers.append(finite_logits(model, perturbed.clamp(0, 1) if clip else perturbed).argmax(1) != label)
     fooled: npt.NDArray[np.int64] = torch.cat(answers).cpu().numpy().astype(np.int64)
     return fooled

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ensadv_data.attacks.gradient import input_gradients, labelled_gradients, logits_of
+from ensadv_data.attacks.gradient import input_gradients, labelled_gradients
 from ensadv_data.data import Dataset
 from ensadv_data.evaluation.batches import batches
+from ensadv_data.evaluation.finite import finite_logits, finite_moves
 from ensadv_data.models import Model, check_models
 
 __all__ = ["Flips", "measure_flips"]
@@ -57,7 +58,7 @@ def measure_flips(
     Raises
     ------
     ModelError
-        The model cannot read these images.
+        The model cannot read these images, or what it computes from them is not finite.
     """
     check_models([model], dataset, device=device, gradient=True)
     equal, compared, same = [0, 0], [0, 0], 0
@@ -70,12 +71,13 @@ def measure_flips(
 
         stored = labelled_gradients(model.module, x, name_labels, losses=[loss, loss])
         fresh = input_gradients(model.module, x.flip(3), labels, losses=[loss, loss])
-        for number, (one, other) in enumerate(zip(stored, fresh, strict=True)):
-            flipped, found = one.sign().flip(3), other.sign()
+        for number, both in enumerate(zip(stored, fresh, strict=True)):
+            one, found = (finite_moves(model, x, gradient).sign() for gradient in both)
+            flipped = one.flip(3)
             either = (flipped != 0) | (found != 0)
             equal[number] += int(((flipped == found) & either).sum())
             compared[number] += int(either.sum())
-        same += int((logits_of(model.module, x.flip(3)).argmax(1) == labels[0]).sum())
+        same += int((finite_logits(model, x.flip(3)).argmax(1) == labels[0]).sum())
         advance(len(x))
     shares = [count / of if of else None for count, of in zip(equal, compared, strict=True)]
     return Flips(images=len(dataset), fgsm=shares[0], step_ll=shares[1], same_label=same / len(dataset))

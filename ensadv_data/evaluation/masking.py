@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
-from ensadv_data.attacks.gradient import input_gradient, logits_of
+from ensadv_data.attacks.gradient import input_gradient
 from ensadv_data.attacks.loss import exact_cross_entropy, margin
 from ensadv_data.data import Dataset
 from ensadv_data.evaluation.batches import batches
+from ensadv_data.evaluation.finite import finite_gradient, finite_logits, finite_moves
 from ensadv_data.keys import derive_key
 from ensadv_data.models import Model, check_models
 from ensadv_data.spec import AttackSpec
@@ -100,7 +101,7 @@ def measure_masking(
     Raises
     ------
     ModelError
-        The model cannot read these images.
+        The model cannot read these images, or what it computes from them is not finite.
     """
     check_models([model], dataset, device=device, gradient=True)
     losses: dict[str, list[F64]] = {"clean": [], "single": [], "iterative": []}
@@ -118,9 +119,9 @@ def measure_masking(
                 device=device,
             )
             label = attack_label(model.module, x, attack, y)
-            moved[name] = perturb(model.module, x, label, attack, noise=noise)
+            moved[name] = finite_moves(model, x, perturb(model.module, x, label, attack, noise=noise))
         for name, x_adv in moved.items():
-            losses[name].append(_numpy(exact_cross_entropy(logits_of(model.module, x_adv), y)))
+            losses[name].append(_numpy(exact_cross_entropy(finite_logits(model, x_adv), y)))
         deltas = [(moved[name] - x).double().flatten(1) for name in ("single", "iterative")]
         lengths = [delta.norm(dim=1) for delta in deltas]
         cosines.append(_numpy((deltas[0] * deltas[1]).sum(1) / (lengths[0] * lengths[1])))  # NaN where one is 0
@@ -172,7 +173,7 @@ def measure_rounding(
     Raises
     ------
     ModelError
-        The model cannot read these images, or cannot be copied to float64.
+        The model cannot read these images, cannot be copied to float64, or what it computes is not finite.
     """
     check_models([model], dataset, device=device, gradient=True)
     exact = copy.deepcopy(model.module).double()
@@ -182,9 +183,9 @@ def measure_rounding(
     for _, x, y in batches(dataset, batch_size=batch_size, device=device):
         reference = input_gradient(exact, x.double(), y, loss="margin").sign().flatten(1)
         zeros += int((reference == 0).sum())
-        saturated += int((logits_of(model.module, x).softmax(1).gather(1, y[:, None]) == 1).sum())
+        saturated += int((finite_logits(model, x).softmax(1).gather(1, y[:, None]) == 1).sum())
         for loss in wrong:
-            signs = input_gradient(model.module, x, y, loss=loss).sign().flatten(1)
+            signs = finite_gradient(model, x, y, loss=loss).sign().flatten(1)
             wrong[loss] += int((signs != reference).sum())
             lost[loss] += int(((signs == 0).all(1) & (reference != 0).any(1)).sum())
         advance(len(x))
@@ -216,8 +217,8 @@ def _gradient_norm(model: Model, x_NCHW: Tensor, y_N: Tensor) -> tuple[Tensor, T
 
     From the margin form: ∇ softplus(L′) = σ(L′)·∇L′.
     """
-    slope = margin(logits_of(model.module, x_NCHW).double(), y_N).sigmoid()
-    gradient = input_gradient(model.module, x_NCHW, y_N, loss="margin").double().flatten(1)
+    slope = margin(finite_logits(model, x_NCHW).double(), y_N).sigmoid()
+    gradient = finite_gradient(model, x_NCHW, y_N, loss="margin").double().flatten(1)
     return slope * torch.linalg.vector_norm(gradient, dim=1), (gradient == 0).all(1)
 
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 from ensadv_data.data import Dataset
+from ensadv_data.evaluation.attacking import perturbed
 from ensadv_data.evaluation.suites import Attack
-from ensadv_data.evaluation.transfer import perturbed
 from ensadv_data.models import Model
 
 __all__ = ["pictures_of"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ensadv_data.arithmetic import in_precision
 from ensadv_data.data import open_data, shifted
 from ensadv_data.dist import current_place
-from ensadv_data.evaluation.adaptive import measure_adaptive
+from ensadv_data.evaluation.adaptive import check_samples, measure_adaptive
 from ensadv_data.evaluation.pictures import pictures_of
 from ensadv_data.evaluation.stored import stored_sources
 from ensadv_data.evaluation.suites import suite_named
@@ -37,6 +37,11 @@ def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], 
     models = load_models([targets, sources], device=spec.device)
     stored = stored_sources(spec.shards, dataset, black_box)
     adversaries = suite.adversaries(epsilon=spec.epsilon)
+    samples = None
+    if adversaries:
+        samples = open_data(data, "train")
+        for adversary in adversaries:
+            check_samples(adversary, samples)
     attacks = len(targets) * (len(white_box) + len(adversaries)) + (len(sources) + len(stored)) * len(black_box)
     work = attacks * len(dataset) // current_place().world_size
     with in_precision(spec.device), progress_bar("evaluate", total=work, unit="attacks") as advance:
@@ -58,9 +63,8 @@ def evaluate(spec: EvaluateSpec, data: DataSpec, *, targets: Mapping[str, str], 
                 models[0], original, dataset, white_box, count=spec.pictures, seed=spec.seed, device=spec.device
             )
             transfer = replace(transfer, pictures=pictures)
-        if not adversaries:
+        if samples is None:
             return transfer
-        samples = open_data(data, "train")
         queried = {
             model.name: {
                 adversary.label: measure_adaptive(

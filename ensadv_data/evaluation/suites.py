@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,12 +59,14 @@ class Suite:
         Raises
         ------
         InputError
-            A text is not that of an attack.
+            A text is not that of an attack, or two of them are of the same one.
         """
         white, black = (
             tuple(_attack(text.replace("{half}", repr(epsilon / 2)), epsilon, loss) for text in texts)
             for texts in (self.white_box, self.black_box)
         )
+        for attacks, texts in ((white, self.white_box), (black, self.black_box)):
+            _refuse_equal(attacks, texts)
         return white, black
 
 
@@ -75,6 +77,14 @@ def _attack(text: str, epsilon: float, loss: Loss) -> Attack:
     if attack.epsilon != epsilon:
         raise QuantityError(f"suite: expected attacks without an epsilon of their own, got {text!r}")
     return attack.with_loss(loss)
+
+
+def _refuse_equal(attacks: Sequence[Attack], texts: Sequence[str]) -> None:
+    """One attack that is spelled in two ways would count twice in every mean."""
+    seen: dict[tuple[str | float, ...], str] = {}
+    for attack, text in zip(attacks, texts, strict=True):
+        if isinstance(attack, AttackSpec) and (first := seen.setdefault(attack.identity, text)) != text:
+            raise InputError(f"suite: expected each attack once, got {first} and {text}, which are the same; drop one")
 
 
 _TABLE7 = Suite(

@@ -13,6 +13,7 @@ from ensadv_data.evaluation.suites import SUITES
 __all__ = [
     "accuracy_rows",
     "attack_title",
+    "count_text",
     "csv_text",
     "diagnosis_remarks",
     "matrix_rows",
@@ -84,7 +85,14 @@ def _adversaries(result: Mapping[str, Any]) -> list[str]:
 
 
 def _queried(found: Mapping[str, Any] | None) -> str:
-    return rate_text(found) + (f", {found['queries_per_image']:,.0f} queries an image" if found else "")
+    if not found:
+        return rate_text(found)
+    return f"{rate_text(found)}, {count_text(found['queries_per_image'])} queries an image"
+
+
+def count_text(count: float) -> str:
+    """A mean number of things: whole, unless it is small."""
+    return f"{count:,.0f}" if count >= 10 or count == round(count) else f"{count:.2g}"
 
 
 def matrix_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -164,6 +172,14 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     suite = SUITES.get(result.get("suite", ""))
     if not result["sources"] and (suite is None or suite.black_box):
         told.append("no source, so nothing was transferred; gradients of its own can flatter a model")
+    by_weights: dict[str, list[str]] = {}
+    for source, digest in result["sources"].items():
+        by_weights.setdefault(digest, []).append(source)
+    told += [
+        f"sources {' and '.join(alike)} have the same weights: their attacks count {len(alike)} times in every mean"
+        for alike in by_weights.values()
+        if len(alike) > 1
+    ]
     for name, row in result["targets"].items():
         if "twin" in row:
             told.append(f"source {row['twin']} has the weights of target {name}: its attacks there are white-box")
@@ -173,14 +189,22 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
             for source in row.get("kin", ())
         ]
         told += [
-            f"{attack_title(attack)} on target {name} left {images} of {result['n']} images as they were: the gradient "
-            "is zero there, and only attacks from sources, or by queries, can show what the model withstands"
+            f"{attack_title(attack)} on target {name} left {images} of {result['n']} images where it began: the "
+            "gradient is zero there, and only attacks from sources, or by queries, can show what the model withstands"
             for attack, images in row.get("unmoved", {}).items()
         ]
+    told += [
+        f"{attack_title(attack)} on source {source} left {images} of {result['n']} images where it began: its gradient "
+        "is zero there, so that it attacks no target on them, and makes every mean lower; choose another source"
+        for source, by in result.get("unmoved", {}).items()
+        for attack, images in by.items()
+    ]
     if result["n"] < FEW:
-        low, high = Rate(result["n"] // 2, result["n"]).interval
+        half = Rate((result["n"] + 1) // 2, result["n"])
+        low, high = half.interval
         told.append(
-            f"{result['n']} images are few: an error of 50% has the 95% interval [{100 * low:.0f}%, {100 * high:.0f}%]"
+            f"{result['n']} images are few: {half.errors} misclassified would be an error of {half.value:.0%} with the "
+            f"95% interval [{low:.0%}, {high:.0%}]"
         )
     return told
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensadv_data.attacks.gradient import input_gradient, logits_of
 from ensadv_data.attacks.loss import exact_cross_entropy
 from ensadv_data.data import Dataset
 from ensadv_data.errors import QuantityError
+from ensadv_data.evaluation.finite import finite_gradient, finite_logits
 from ensadv_data.keys import numpy_generator
 from ensadv_data.models import Model, check_model
 
@@ -111,7 +111,7 @@ def measure_surface(
     QuantityError
         The radius, resolution or example is out of range.
     ModelError
-        A model cannot read these images.
+        A model cannot read these images, or what it computes from them is not finite.
     """
     check_surface(dataset, example, radius=radius, resolution=resolution)
     images, labels = dataset.read(np.array([example]))
@@ -132,7 +132,7 @@ def measure_surface(
     for start in range(0, len(grid), batch_size):
         part = grid[start : start + batch_size]
         points = x + part[:, 0] * first + part[:, 1] * second
-        logits = logits_of(model.module, points.clamp(0, 1) if clip else points)
+        logits = finite_logits(model, points.clamp(0, 1) if clip else points)
         losses.append(exact_cross_entropy(logits, y.expand(len(part))).cpu())
     norms = float(np.linalg.norm(along) * np.linalg.norm(across))
     return Surface(
@@ -146,6 +146,6 @@ def measure_surface(
 
 
 def _signs(model: Model, x_1CHW: torch.Tensor, y_1: torch.Tensor, loss: str) -> npt.NDArray[np.int8]:
-    gradient = input_gradient(model.module, x_1CHW, y_1, loss=loss)
+    gradient = finite_gradient(model, x_1CHW, y_1, loss=loss)
     signs: npt.NDArray[np.int8] = gradient.sign().cpu().numpy().astype(np.int8).ravel()
     return signs

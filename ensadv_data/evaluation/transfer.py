@@ -15,22 +15,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
-from ensadv_data.attacks.gradient import logits_of
 from ensadv_data.data import Dataset
 from ensadv_data.dist import current_place, most_of_all
-from ensadv_data.errors import InputError, ModelError
+from ensadv_data.errors import InputError
 from ensadv_data.evaluation.adaptive import AdaptiveResult
+from ensadv_data.evaluation.attacking import begun, perturbed
 from ensadv_data.evaluation.batches import batches
+from ensadv_data.evaluation.finite import finite_logits
 from ensadv_data.evaluation.interval import Rate
-from ensadv_data.evaluation.outside import OutsideAttack
 from ensadv_data.evaluation.stored import StoredSource
 from ensadv_data.evaluation.suites import Attack
-from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.models import Model, check_models
 from ensadv_data.spec import AttackSpec
 
-__all__ = ["TargetResult", "Transfer", "measure_transfer", "perturbed"]
+__all__ = ["TargetResult", "Transfer", "measure_transfer"]
 
 Wrong = npt.NDArray[np.bool_]
 
@@ -50,7 +48,7 @@ class TargetResult:
     kin: tuple[
         str, ...
     ] = ()  # other sources that have weights of the target in them, or it theirs; in no worst, no mean
-    unmoved: Mapping[str, int] = field(default_factory=dict)  # by white-box attack: images that it left as they were
+    unmoved: Mapping[str, int] = field(default_factory=dict)  # by white-box attack: images that it left where it began
     adaptive: Mapping[str, AdaptiveResult] = field(default_factory=dict)  # by adversary
     top5: TargetResult | None = None  # the same measurements by the first five classes, where there are more than ten
 
@@ -109,6 +107,7 @@ class Transfer:
     sources: Mapping[str, str]  # name → digest
     targets: tuple[TargetResult, ...]
     stores: Mapping[str, Sequence[str]] = field(default_factory=dict)  # source → digests of the stores it was read from
+    unmoved: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by source, as that of a target
     pictures: Mapping[str, Any] | None = None  # the first images, if they were asked for
 
     def to_json(self) -> dict[str, Any]:
@@ -122,6 +121,7 @@ class Transfer:
             "suite": self.suite,
             "sources": dict(self.sources),
             **({"stores": dict(self.stores)} if self.stores else {}),
+            **({"unmoved": {name: dict(by) for name, by in self.unmoved.items()}} if self.unmoved else {}),
             "targets": {result.target: result.to_json() for result in self.targets},
             **({} if self.pictures is None else {"pictures": dict(self.pictures)}),
         }
@@ -164,7 +164,7 @@ def measure_transfer(
     Raises
     ------
     ModelError
-        A model's output is not finite logits over the data set's classes.
+        A model's output is not finite logits over the data set's classes, or its gradient is not finite.
     InputError
         No target, or two models of one name.
     """
@@ -203,8 +203,20 @@ def measure_transfer(
                     kept[name] = x_adv
             return x_adv
 
+        def count_still(
+            model: Model | StoredSource,
+            attack: Attack,
+            *what: str,
+            inputs: torch.Tensor,
+            x: Any = x,
+            indices: Any = indices,
+        ) -> None:
+            if (start := begun(model, attack, x, indices, seed=seed)) is not None:
+                still = ((inputs - start).abs() < 1e-6).flatten(1).all(1)
+                counts[1].add((*what, "unmoved", attack.label), indices, still.cpu().numpy())
+
         def count(target: Model, *what: str, inputs: torch.Tensor, y: Any = y, indices: Any = indices) -> None:
-            logits = _finite_logits(target, inputs)
+            logits = finite_logits(target, inputs)
             for top in tops:
                 missed = logits.argmax(1) != y if top == 1 else (logits.topk(top).indices != y[:, None]).all(1)
                 counts[top].add((target.name, *what), indices, missed.cpu().numpy())
@@ -214,20 +226,20 @@ def measure_transfer(
             for attack in white_box:
                 x_adv = attacked(target, attack)
                 count(target, "white", attack.label, inputs=x_adv)
-                if isinstance(attack, AttackSpec):  # another library's may have its reasons
-                    still = (x_adv == x).flatten(1).all(1)
-                    counts[1].add((target.name, "unmoved", attack.label), indices, still.cpu().numpy())
+                count_still(target, attack, target.name, inputs=x_adv)
         for source in sources:
             if isinstance(source, Model):
-                _finite_logits(source, x)  # the sign of NaN is 0: a broken source would pass for a weak one
+                finite_logits(source, x)  # the sign of NaN is 0: a broken source would pass for a weak one
             for attack in black_box:
                 x_adv = attacked(source, attack)
+                count_still(source, attack, "", source.name, inputs=x_adv)
                 for target in targets:
                     where = ("white",) if target.digest == source.digest else ("black", source.name)
                     count(target, *where, attack.label, inputs=x_adv)
     for count_of in counts.values():
         count_of.merge(device=torch.device(device))
     parts = {source.name: source.parts for source in sources}
+    of_sources = {source.name: counts[1].positive(("", source.name, "unmoved")) for source in sources}
     return Transfer(
         data=f"{dataset.name}/{dataset.split}",
         n=len(dataset),
@@ -236,35 +248,8 @@ def measure_transfer(
         sources={source.name: source.digest for source in sources},
         targets=tuple(_result(target, sources, parts, counts) for target in targets),
         stores={source.name: source.stores for source in sources if isinstance(source, StoredSource)},
+        unmoved={name: by for name, by in of_sources.items() if by},
     )
-
-
-def perturbed(
-    model: Model | StoredSource,
-    attack: Attack,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    indices: npt.NDArray[np.int64],
-    *,
-    seed: int,
-) -> torch.Tensor:
-    """One attack on one batch; its randomness is named by the attack and the examples."""
-    if isinstance(model, StoredSource):
-        return model.perturbed(attack, x, indices)
-    if isinstance(attack, OutsideAttack):
-        with torch_seeded(x.device, "outside attack", seed, attack.label, int(indices[0])):
-            return attack.perturb(model.module, x, y)
-    label = attack_label(model.module, x, attack, y)
-    key = derive_key("evaluation", seed, attack.label)
-    noise = noise_of(attack, tuple(x.shape[1:]), seed=key, examples=indices, device=x.device)
-    return perturb(model.module, x, label, attack, noise=noise)
-
-
-def _finite_logits(model: Model, x_NCHW: torch.Tensor) -> torch.Tensor:
-    logits = logits_of(model.module, x_NCHW)
-    if not torch.isfinite(logits).all():
-        raise ModelError(f"{model.name}: expected finite logits, got NaN or infinity")
-    return logits
 
 
 class _Counts:
@@ -286,6 +271,11 @@ class _Counts:
     def rate(self, name: tuple[str, ...]) -> Rate:
         return Rate(int(self.wrong[name].sum()), self.n)
 
+    def positive(self, what: tuple[str, ...]) -> dict[str, int]:
+        """How many images, by attack, of a measurement that has some."""
+        found = {name[-1]: int(wrong.sum()) for name, wrong in self.wrong.items() if name[:-1] == what}
+        return {attack: images for attack, images in found.items() if images}
+
 
 def _result(
     target: Model,
@@ -297,12 +287,10 @@ def _result(
     count = counts[1]
     mine = [name for name in count.wrong if name[0] == target.name]
     black = [name for name in mine if name[1] == "black"]
-    kin = tuple(
-        source.name for source in sources if source.digest != target.digest and parts[source.name] & target.parts
-    )
+    own = target.parts
+    kin = tuple(source.name for source in sources if source.digest != target.digest and parts[source.name] & own)
     strange = [count.wrong[name] for name in black if name[2] not in kin]
     fooled = np.logical_or.reduce(strange) if strange else None
-    unmoved = {name[2]: int(count.wrong[name].sum()) for name in mine if name[1] == "unmoved"}
     return TargetResult(
         target=target.name,
         digest=target.digest,
@@ -317,6 +305,6 @@ def _result(
         any_black_box=None if fooled is None else Rate(int(fooled.sum()), count.n),
         twin=next((source.name for source in sources if source.digest == target.digest), None),
         kin=kin,
-        unmoved={attack: images for attack, images in unmoved.items() if images},
+        unmoved=count.positive((target.name, "unmoved")),
         top5=top5,
     )

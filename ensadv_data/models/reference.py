@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,13 @@ from ensadv_data.files import sha256_of_file
 from ensadv_data.models.architectures import build_model
 from ensadv_data.models.composite import COMPOSITES, leaves, members_of, split, with_leaves
 from ensadv_data.models.timm_nets import HUB, build_timm, parse_timm, timm_config, weights_path
-from ensadv_data.models.weights import fill_weights, read_metadata, weights_digest
+from ensadv_data.models.weights import fill_weights, matrix_digests, read_metadata, weights_digest
 
 __all__ = [
     "Model",
     "load_model",
     "load_models",
+    "module_files",
     "outside_file",
     "outside_files",
     "reference_name",
@@ -42,9 +45,10 @@ class Model:
 
     @property
     def parts(self) -> frozenset[str]:
-        """Digests of the weights in it: its own, or those of a composite's members."""
+        """Digests of the weights in it: all of its own, or of a composite's members; and those of each matrix."""
         members = members_of(self.module)
-        return frozenset([self.digest] if members == [self.module] else map(weights_digest, members))
+        whole = [self.digest] if members == [self.module] else map(weights_digest, members)
+        return frozenset([*whole, *matrix_digests(self.module)])
 
 
 def load_model(
@@ -206,6 +210,18 @@ def outside_files(references: Iterable[str]) -> list[str]:
     """The files that references read weights from, those of a composite's members too; see :func:`outside_file`."""
     files = (outside_file(leaf) for reference in references for leaf in leaves(reference))
     return [file for file in files if file is not None]
+
+
+def module_files(references: Iterable[str]) -> list[str]:
+    """The files of the modules that references ``python:MODULE:NAME`` name, as far as they can be found."""
+    files = []
+    for leaf in (leaf for reference in references for leaf in leaves(reference)):
+        kind, _, rest = leaf.partition(":")
+        if kind == "python":
+            with suppress(ImportError, ValueError, AttributeError):  # loading it says what is wrong
+                found = importlib.util.find_spec(rest.partition(":")[0])
+                files += [found.origin] if found is not None and found.has_location and found.origin else []
+    return files
 
 
 def with_absolute_file(reference: str) -> str:

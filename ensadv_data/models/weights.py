@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,23 @@ from ensadv_data.models.architectures import Shape
 __all__ = ["fill_weights", "model_bytes", "read_metadata", "save_model", "weights_digest"]
 
 
+def matrix_digests(module: nn.Module) -> set[str]:
+    """A SHA-256 of each parameter of two or more dimensions, whatever it is called: a model in a wrapper has the same.
+
+    Parameters that are one number all over are left out: they are alike in models that have nothing in common.
+    """
+    matrices = (weight.detach() for weight in module.parameters() if weight.dim() > 1)
+    return {_digest([("", weight)]) for weight in matrices if weight.numel() and (weight != weight.flatten()[0]).any()}
+
+
 def weights_digest(module: nn.Module) -> str:
     """SHA-256 over name, dtype, shape and bytes of every parameter and buffer, in order of their names."""
+    return _digest(sorted(module.state_dict().items()))
+
+
+def _digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in tensors:
         array = tensor.detach().cpu().contiguous()
         digest.update(f"{name}|{array.dtype}|{tuple(array.shape)}|".encode())
         digest.update(array.flatten().view(torch.uint8).numpy().data)

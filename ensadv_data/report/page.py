@@ -14,6 +14,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from ensadv_data.evaluation.interval import Rate as Counted
 from ensadv_data.evaluation.interval import strongest
+from ensadv_data.evaluation.summary import count_text
 from ensadv_data.report.inputs import Rate, Result, Run, Target
 from ensadv_data.store import Entry, Store
 
@@ -129,6 +130,8 @@ def _remark_on_draws(store: Store, entry: Entry) -> str:
     draws = store.header.draws
     random = entry.kind == "rsign" or entry.attack == "pgd" or store.header.plan.get("augment") is not None
     fixed = not random and store.header.plan.get("mode") == "eval"
+    if draws == 1 and store.header.split == "test":
+        return ""  # evaluation reads the first draw
     if draws == 1 and fixed:
         return (
             "One draw. K = 1 is right only for a deterministic source; this is one, so every epoch sees the same "
@@ -159,6 +162,7 @@ def render_page(name: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = _percent
+    environment.filters["count_text"] = count_text
     environment.filters["duration"] = _duration
     environment.filters["digest"] = _digest
     return environment.get_template(name).render(version=version("ensadv-data"), **content)

@@ -83,13 +83,17 @@ def parse_pairs(text: str, *, what: str, known: Iterable[str]) -> list[tuple[str
     Raises
     ------
     UnknownNameError
-        An item is no pair, or its key is not among ``known``, which the message lists.
+        A key is not among ``known``, which the message lists.
+    InputError
+        A key has no value.
     """
     pairs, keys = [], list(known)
     for item in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or (key := key.replace("-", "_")) not in keys:
+        if (key := key.replace("-", "_")) not in keys:
             raise UnknownNameError(what, item, keys)
+        if not equals:
+            raise InputError(f"{what}: expected {key}=VALUE, got {item!r}")
         pairs.append((key, value))
     return pairs
 
@@ -111,8 +115,8 @@ def read_epsilon(value: Any) -> float:
     epsilon = parse_quantity(value, name="epsilon")
     if not 0 <= epsilon <= 1:
         raise QuantityError(
-            f"epsilon: expected an L∞ radius in [0, 1] (pixels are in [0, 1]), got {epsilon:g}; "
-            f"write {epsilon:g}/255 if you count in grey levels"
+            f"epsilon: expected an L∞ radius in [0, 1] (pixels are in [0, 1]), got {epsilon:g}"
+            + (f"; write {epsilon:g}/255 if you count in grey levels" if epsilon > 1 else "")
         )
     return epsilon
 

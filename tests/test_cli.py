@@ -139,7 +139,7 @@ def test_evaluate_prints_a_table_and_writes_json(command, made, tmp_path):
     ended = command("evaluate", *models, *LIMIT, "--suite", "single-step", "--epsilon", "16/255", "--out", out)
     assert ended.code == 0, ended.err
     assert "mnist-mini/test, 100 images, epsilon 0.0627" in ended.out
-    assert "FGSM on b" in ended.out
+    assert "FGSM from b" in ended.out
     assert ended.err == ""
     result = json.loads(out.read_bytes())
     assert result["epsilon"] == 16 / 255
@@ -176,7 +176,7 @@ def test_a_model_without_a_gradient_is_measured_by_those_that_have_one(command, 
     words = ("evaluate", "--target", "python:stepped_models:stepped", *LIMIT, "--suite", "stepped.toml")
     ended = command(*words, "--source", f"s={made / 'a.safetensors'}")
     assert ended.code == 0, ended.err
-    assert "FGSM on s" in ended.out
+    assert "FGSM from s" in ended.out
 
 
 def test_an_ensemble_without_a_name_is_called_after_its_members(command, made):

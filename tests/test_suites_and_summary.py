@@ -199,7 +199,7 @@ def test_table_has_a_row_a_target_and_a_column_a_white_box_attack():
     assert plain["clean"].startswith("2.0 [0.6, ")
     assert plain["white-box FGSM (loss=ce)"] == "–"
     assert re.fullmatch(r"80\.0 \[\d\d\.\d, \d\d\.\d\]", plain["worst black-box"])
-    assert plain["by"] == "I-FGSM on holdout-C"
+    assert plain["by"] == "I-FGSM from holdout-C"
     assert plain["mean black-box"] == "50.0"
     assert alone["worst black-box"] == alone["by"] == alone["mean black-box"] == "–"
     assert alone["white-box R+FGSM"] == "–"
@@ -250,10 +250,10 @@ def test_the_matrix_marks_the_strongest_of_each_row_and_its_ties():
         "clean",
         "white-box FGSM",
         "white-box R+FGSM",
-        "FGSM on s",
-        "PGD on s",
-        "FGSM on t",
-        "PGD on t",
+        "FGSM from s",
+        "PGD from s",
+        "FGSM from t",
+        "PGD from t",
     ]
     assert rows == [
         ["one", "2.0", "90.0*", "95.0*", "30.0", "10.0", "40.0", "60.0*"],

@@ -87,7 +87,7 @@ def table7(results: Results, paper: Json, stage: str) -> str:
             for mine, theirs in zip(ours, printed, strict=True)
         )
         rows.append((name, *cells))
-    return table(("model", "FGSM", "R+FGSM", *(f"FGSM on {s}" for s in sources)), rows)
+    return table(("model", "FGSM", "R+FGSM", *(f"FGSM from {s}" for s in sources)), rows)
 
 
 def table8(results: Results, paper: Json, *, ce: bool = False) -> str:

@@ -73,7 +73,7 @@ def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
                 *(rate_text(row["white_box"].get(attack)) for attack in attacks),
                 *(_queried(row.get("adaptive", {}).get(name)) for name in adaptive),
                 rate_text(worst),
-                f"{attack_title(worst['attack'])} on {worst['source']}" if worst else "–",
+                f"{attack_title(worst['attack'])} from {worst['source']}" if worst else "–",
                 f"{100 * row['mean_black_box']:.1f}" if row["mean_black_box"] is not None else "–",
             ]
         )
@@ -116,7 +116,7 @@ def matrix_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         "clean",
         *(f"white-box {attack_title(label)}" for label in white),
         *(f"{attack_title(name)}, by queries" for name in adaptive),
-        *(f"{attack_title(label)} on {source}" for source, label in black),
+        *(f"{attack_title(label)} from {source}" for source, label in black),
     ]
     rows = []
     for name, row in result["targets"].items():

@@ -425,6 +425,15 @@ def test_draws_get_the_right_remark(tmp_path: Path) -> None:
     assert [seen[2, "eval", "rsign"], seen[2, "eval", "delta"], seen[2, "train", "sign"]] == ["", "", ""]
 
 
+def test_a_store_of_the_other_split_has_no_row_of_clean_images_for_pictures(tmp_path: Path) -> None:
+    train = images_of(20)
+    test = ArrayDataset(*train.read(np.arange(20)), name="digits", split="test", classes=10)
+    store = write_store(tmp_path / "store", train)
+    for data, pictured in ((train, True), (test, False)):
+        words = page_of(write_report(tmp_path / "out.html", title="t", stores=[store], data=data)).text
+        assert ("What the perturbations look like" in words) == pictured
+
+
 def test_the_verdict_follows_the_figures(tmp_path: Path, written: Path) -> None:
     words = page_of(written).text
     assert "43.3% (i-fgsm from B), is above the white-box FGSM error, 10.5%, and the intervals do not overlap" in words

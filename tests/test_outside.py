@@ -80,7 +80,7 @@ def test_options_reach_the_library(dataset):
 
 def test_values_are_read_as_what_they_look_like():
     text = "torchattacks:PGD:steps=3,alpha=0.01,random_start=False,norm=inf-norm"
-    assert outside._options(text.split(":")[2]) == {
+    assert outside._options(text.split(":")[2], text) == {
         "steps": 3,
         "alpha": 0.01,
         "random_start": False,
@@ -137,8 +137,10 @@ def test_an_attack_cannot_spoil_the_images(mine):
     ("text", "error", "words"),
     [
         ("foolbox:LinfNothing", UnknownNameError, "unknown attack of foolbox 'LinfNothing'; known: "),
-        ("torchattacks:FGSM:steps", InputError, "expected KEY=VALUE, got 'steps'"),
-        ("python:mine_attacks:missing", InputError, "expected a function, got None"),
+        ("torchattacks:FGSM:steps", InputError, "torchattacks:FGSM:steps: expected KEY=VALUE, got 'steps'"),
+        ("foolbox:LinfPGD:stepz=3", InputError, "'stepz'; LinfPGD takes rel_stepsize, abs_stepsize, steps, random_st"),
+        ("torchattacks:MIFGSM:stepz=3", InputError, "'stepz'; MIFGSM takes model, eps, alpha, steps, decay"),
+        ("python:mine_attacks:missing", InputError, "expected a function, got none of that name"),
         ("python:mine_attacks:number", InputError, "expected a function, got 3"),
         ("python:no_such_module:f", InputError, "add its folder to PYTHONPATH"),
         ("python:a b:f", InputError, "expected python:MODULE:FUNCTION"),

@@ -102,9 +102,13 @@ def parse_outside(text: str, *, epsilon: float) -> OutsideAttack:
     if not inspect.isclass(attack):
         classes = [each for each in dir(module) if each[0].isupper() and inspect.isclass(getattr(module, each))]
         raise UnknownNameError(f"attack of {kind}", name, classes)
-    return OutsideAttack(
-        text, epsilon, {"foolbox": _foolbox, "torchattacks": _torchattacks}[kind](attack, _options(options))
-    )
+    chosen = _options(options, text)
+    try:
+        inspect.signature(attack).bind_partial(**chosen)
+    except TypeError as error:
+        takes = ", ".join(inspect.signature(attack).parameters)
+        raise InputError(f"{text}: {error}; {name} takes {takes}") from None
+    return OutsideAttack(text, epsilon, {"foolbox": _foolbox, "torchattacks": _torchattacks}[kind](attack, chosen))
 
 
 def _own(module_name: str, function_name: str) -> Function:
@@ -113,7 +117,8 @@ def _own(module_name: str, function_name: str) -> Function:
     module = _imported(module_name, remedy="is it on the Python path? (add its folder to PYTHONPATH)")
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise InputError(f"python:{module_name}:{function_name}: expected a function, got {function!r}")
+        found = "none of that name" if function is None else repr(function)
+        raise InputError(f"python:{module_name}:{function_name}: expected a function, got {found}")
     return function  # type: ignore[no-any-return]
 
 
@@ -135,13 +140,13 @@ def _torchattacks(attack: Any, options: dict[str, Any]) -> Function:
     return run
 
 
-def _options(text: str) -> dict[str, Any]:
+def _options(text: str, whole: str) -> dict[str, Any]:
     """``steps=20,random_start=false`` → keyword arguments: whole numbers, numbers, truth values, else text."""
     options: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not key.isidentifier():
-            raise InputError(f"expected KEY=VALUE, got {item!r}")
+            raise InputError(f"{whole}: expected KEY=VALUE, got {item!r}")
         options[key] = _value(value)
     return options
 

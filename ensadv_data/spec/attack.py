@@ -52,7 +52,7 @@ class AttackSpec(Spec):
             raise QuantityError(f"steps and step_size belong to i-fgsm, iter-ll and pgd, not to {self.name}")
         if self.kind == "rsign" and self.random_step >= self.epsilon:
             raise QuantityError(
-                f"alpha: expected a random step smaller than epsilon = {self.epsilon:g}, "
+                f"{self.name}: alpha: expected a random step smaller than epsilon = {self.epsilon:g}, "
                 f"got {self.random_step:g}; nothing would be left for the gradient step"
             )
         return self

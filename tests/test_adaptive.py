@@ -62,7 +62,7 @@ def test_an_estimated_gradient_is_the_gradient(seed, loss):
     module = Exact(18, 4, seed=seed)
     x = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     label = torch.tensor(seed % 4)
-    oracle = Oracle(module)
+    oracle = Oracle(Model("m", module, "", "", ""))
     estimated = estimated_gradient(oracle.scores, x, label, step=1e-4, loss=loss)
     true = input_gradient(module, x[None], label[None], loss=loss)[0]
     assert torch.allclose(estimated, true, atol=1e-5)
@@ -125,6 +125,20 @@ def test_the_target_s_labels_are_all_that_a_surrogate_learns_from(digits):
     wrong = ArrayDataset(images, (labels + 1) % 10, name="wrong", split="train", classes=10)
     adversary = parse_adaptive("surrogate:rounds=1,epochs=3,samples=60", epsilon=0.1)
     assert measure_surrogate(digits, data, samples, adversary) == measure_surrogate(digits, data, wrong, adversary)
+
+
+class SoundInside(nn.Module):
+    """Finite on images, and not where an estimate asks it: a little below 0."""
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        return (x_NCHW.flatten(1)[:, :10] + 0.001).sqrt()
+
+
+def test_an_adversary_that_is_answered_no_number_is_not_said_to_fool():
+    data = open_dataset("mnist-mini", "test", limit=2)
+    target = Model("sound", SoundInside(), "", "", "")
+    with pytest.raises(ModelError, match=r"^sound: expected finite logits, .* outside \[0, 1\] as well"):
+        measure_adaptive(target, data, data, parse_adaptive("estimated", epsilon=0.1))
 
 
 def test_more_samples_than_there_are_is_refused(digits):

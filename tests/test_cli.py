@@ -500,6 +500,10 @@ DIAGNOSE = ("diagnose", *LIMIT, "--model", "a.safetensors")
             (*EVALUATE, "--source", "python:given_models:Given", "--out", "given_models.py"),
             "cannot write given_models.py: expected another file",
         ),
+        (
+            (*EVALUATE, "--target", "python:given_package.models:net"),
+            "python:given_package.models:net: importing given_package.models failed with RuntimeError",
+        ),
         ((*EVALUATE, "--target", "=a.safetensors"), "expected NAME=REF, or REF alone, got '=a.safetensors'"),
         ((*EVALUATE, "--target", "t="), "expected NAME=REF, or REF alone, got 't='"),
         ((*DIAGNOSE, "--measure", "surface"), "--measure surface: expected --out FILE beside it"),
@@ -521,6 +525,9 @@ def test_bad_input_is_refused_in_one_line(refused, made, tmp_path, monkeypatch, 
     given = tmp_path / "given_models.py"
     given.write_text(GIVEN)
     monkeypatch.delitem(sys.modules, "given_models", raising=False)
+    package = tmp_path / "given_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('on import')")
     module = build_model("C", shape=(1, 28, 28), classes=10)
     save_model(tmp_path / "wide.safetensors", module, architecture="D", shape=(1, 28, 28), classes=10, record={})
     before = sorted(path.name for path in tmp_path.iterdir())

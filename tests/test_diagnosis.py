@@ -206,7 +206,7 @@ class Broken(nn.Module):
         logits = self.weight * x.flatten(1)[:, 300:310]
         if self.fault == "logits":
             return logits * float("nan")
-        if self.fault == "some":  # of the images that are dark in a corner: none of the first ones
+        if self.fault == "some":  # of the images that are white near their middle
             return torch.where(x.flatten(1)[:, 350:351] > 0.9, torch.nan, logits)
         return logits + (0 * x.flatten(1)[:, :10]).sqrt()
 

@@ -149,7 +149,10 @@ def test_stored_draws_are_compared_with_the_same_gradients_online(build, stored,
 def test_every_training_of_the_study_is_on_the_page(build):
     recipe = read_recipe(packaged_recipe("mnist-draws"))
     targets = [
-        name for stage in ("draws", "draws-C", "draws-A") for name in recipe.stage(stage).inputs if name != "holdouts"
+        name
+        for stage in ("draws", "draws-C", "draws-A", "draws-A-fgsm")
+        for name in recipe.stage(stage).inputs
+        if name != "holdouts"
     ]
     groups = {name.rpartition(".")[0] if name.rpartition(".")[2].isdigit() else name for name in targets}
     assert groups == set(build.DRAWS)

@@ -324,8 +324,12 @@ def test_a_source_that_is_no_black_box_is_not_compared_with_those_that_are():
 
 
 def test_one_model_under_two_names_is_told():
-    told = remarks({**FULL, "sources": {"s": "1", "again": "1", "other": "2"}})
-    assert told[0] == "sources s and again have the same weights: their attacks count 2 times in every mean"
+    one = FULL["targets"]["one"]
+    assert list(one["black_box"]) == ["s", "t"]
+    told = remarks({**FULL, "sources": {"s": "1", "t": "1", "other": "2"}})
+    assert told[0] == "sources s and t have the same weights: their attacks count 2 times in means"
+    kin = {**FULL, "sources": {"s": "1", "t": "1"}, "targets": {"one": {**one, "kin": ["s", "t"]}}}
+    assert not any("count 2 times" in note for note in remarks(kin))  # they are in no mean
 
 
 @pytest.mark.parametrize(("count", "text"), [(1568.2, "1,568"), (10.4, "10"), (5, "5"), (0.05, "0.05"), (2.4, "2.4")])
@@ -337,7 +341,9 @@ def test_few_queries_an_image_are_not_none(count, text):
 def test_one_attack_that_is_spelled_in_two_ways_is_refused(tmp_path, loss):
     path = tmp_path / "twice.toml"
     path.write_text(f'black_box = ["pgd", "fgsm", "fgsm:loss={loss}", "r-fgsm", "r-fgsm:alpha=0.1"]')
-    with pytest.raises(InputError, match=f"once, got fgsm and fgsm:loss={loss}, which are the same; drop one"):
+    with pytest.raises(
+        InputError, match=f"once, got fgsm and fgsm:loss={loss}, which are the same at epsilon 0.3; drop"
+    ):
         suite_named(str(path)).attacks(epsilon=0.3, loss=loss)
     other = "ce" if loss == "margin" else "margin"
     assert len(suite_named(str(path)).attacks(epsilon=0.3, loss=other)[1]) == 5

@@ -256,9 +256,12 @@ def test_a_model_in_a_wrapper_is_no_stranger_to_itself(dataset):
     sources = [model_of(Wrapped(net), f"wrapped {number}") for number, net in enumerate(nets)]
     got = measure_transfer([target, other], sources, dataset, white_box=(), black_box=BLACK[:1], epsilon=EPSILON)
     assert [row.kin for row in got.targets] == [("wrapped 0",), ("wrapped 1",)]
-    zeros = [model_of(Wrapped(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))), name) for name in "ab"]
-    apart = measure_transfer(zeros[:1], zeros[1:], dataset, white_box=(), black_box=BLACK[:1], epsilon=EPSILON)
-    assert apart.targets[0].kin == ()  # what both have is a shift of zeros
+    for shift in (torch.zeros(784), torch.linspace(0, 0.5, 784)):  # as a normalisation is, or an embedding of positions
+        apart = [model_of(Wrapped(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))), name) for name in "ab"]
+        for model in apart:
+            model.module.shift.data = shift.view(1, 1, 28, 28)
+        alone = measure_transfer(apart[:1], apart[1:], dataset, white_box=(), black_box=BLACK[:1], epsilon=EPSILON)
+        assert alone.targets[0].kin == ()
 
 
 class Constant(nn.Module):
@@ -270,7 +273,9 @@ class Constant(nn.Module):
 
 def test_images_that_an_attack_leaves_where_it_began_are_counted(models, dataset):
     """From a random step as well, and of a source: it would pass for one that no target minds."""
-    attacks = tuple(parse_attack(text, epsilon=EPSILON) for text in ("step-ll", "r-fgsm", "i-fgsm:steps=2", "pgd"))
+    attacks = tuple(
+        parse_attack(text, epsilon=EPSILON) for text in ("step-ll", "r-fgsm", "i-fgsm:steps=2", "pgd:loss=ce")
+    )
     still = model_of(Constant(), "still")
     got = measure_transfer(
         [still, models[0]], [still, models[2]], dataset, white_box=attacks, black_box=attacks, epsilon=EPSILON
@@ -281,9 +286,12 @@ def test_images_that_an_attack_leaves_where_it_began_are_counted(models, dataset
     told = got.to_json()
     assert told["unmoved"] == got.unmoved
     assert (
-        f"R+FGSM on source still left {IMAGES} of {IMAGES} images where it began: its gradient is zero there, so that "
-        "it attacks no target on them, and makes every mean lower; choose another source"
+        f"R+FGSM on source still left {IMAGES} of {IMAGES} images where it began: its gradient is zero there, or "
+        "leads out of [0, 1], so that it attacks no target on them, and makes every mean lower; choose another source"
     ) in remarks(told)
+    hinge = (parse_attack("pgd", epsilon=EPSILON),)  # flat where it has succeeded
+    won = measure_transfer([still], [], dataset, white_box=hinge, black_box=(), epsilon=EPSILON)
+    assert won.targets[0].unmoved == {}
     sound = measure_transfer(models[:1], models[2:], dataset, white_box=attacks, black_box=attacks, epsilon=EPSILON)
     assert "unmoved" not in sound.to_json()
 

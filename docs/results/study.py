@@ -31,6 +31,7 @@ DRAWS = {
     "C-adv-ens3": "C: 4 stored R+ draws, α = 0.1, stored step",
     "C-stepped16-stored": "C: 16 stored R+ draws, α = 0.1, stored step",
     "A-adv": "A: no static model (standard adversarial training)",
+    "A-online-train": "A: gradients online, dropout active",
     "A-online-stepped": "A: R+ gradients online, α = 0.1",
     "A-stepped4": "A: 4 stored R+ draws, α = 0.1, fresh step",
     "A-adv-ens3": "A: 4 stored R+ draws, α = 0.1, stored step",
@@ -53,6 +54,8 @@ PAIRS = (
     ("A-stepped4", "A-online-stepped"),
     ("A-adv-ens3", "A-online-stepped"),
     ("A-stepped16-stored", "A-online-stepped"),
+    ("A-online-stepped", "A-online-train"),
+    ("A-adv-ens3", "A-online-train"),
     ("fixed", "D-adv"),
     ("stepped4", "fixed"),
     ("D-adv-ens3", "stepped4"),
@@ -69,7 +72,7 @@ PAIRS = (
     ("A-adv-ens3", "A-stepped4"),
 )
 # Evaluations and diagnoses of the study; rows of A are those of Table 8 and of the claims.
-STUDY = ("draws", "draws-C", "draws-A", "table8-A", "claims-A")
+STUDY = ("draws", "draws-C", "draws-A", "draws-A-fgsm", "table8-A", "claims-A")
 STUDY_RATIOS = ("draws-masking", "draws-masking-C", "draws-masking-A")
 
 

@@ -148,7 +148,7 @@ def diagnose(
         "static": named(static),
         "holdouts": named(holdouts),
     }
-    if spec.measures == ("surface",) and out is None:
+    if set(spec.measures) == {"surface"} and out is None:
         raise InputError("--measure surface: expected --out FILE beside it, which keeps it for the report, got none")
     check_outputs(out, reads=_read_by(roles))
     found = diagnose_models(spec, where, **roles).to_json()

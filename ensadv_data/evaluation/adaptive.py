@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ensadv_data.attacks.catalogue import noise_of
-from ensadv_data.attacks.gradient import input_gradient, logits_of, sign_of
+from ensadv_data.attacks.gradient import input_gradient, sign_of
 from ensadv_data.attacks.loss import LOSSES
 from ensadv_data.attacks.single import fgsm, random_step
 from ensadv_data.data import Dataset
 from ensadv_data.errors import InputError
 from ensadv_data.evaluation.batches import batches
+from ensadv_data.evaluation.finite import finite_logits
 from ensadv_data.evaluation.interval import Rate
 from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.models import Model, build_model, check_models
@@ -54,7 +55,7 @@ class AdaptiveResult:
 class Oracle:
     """A model behind its prediction interface; counts the images that it is shown."""
 
-    def __init__(self, model: nn.Module, *, batch_size: int = 1000) -> None:
+    def __init__(self, model: Model, *, batch_size: int = 1000) -> None:
         self._model, self._batch_size = model, batch_size
         self.queries = 0
 
@@ -62,7 +63,7 @@ class Oracle:
         """Log-probabilities, (N, K)."""
         self.queries += len(x_NCHW)
         parts = [
-            logits_of(self._model, x_NCHW[start : start + self._batch_size]).log_softmax(dim=1)
+            finite_logits(self._model, x_NCHW[start : start + self._batch_size]).log_softmax(dim=1)
             for start in range(0, len(x_NCHW), self._batch_size)
         ]
         return torch.cat(parts)
@@ -126,7 +127,7 @@ def measure_adaptive(
     UnknownNameError
         No such architecture.
     ModelError
-        The model cannot read these images.
+        The model cannot read these images, or its answer is not finite.
     """
     if adversary.name == "estimated":
         return measure_estimated(target, dataset, adversary, loss=loss, seed=seed, device=device, advance=advance)
@@ -150,13 +151,13 @@ def measure_estimated(
     QuantityError
         The quantities do not fit each other.
     ModelError
-        The model cannot read these images.
+        The model cannot read these images, or its answer is not finite.
     """
     check_models([target], dataset, device=device)
     epsilon = adversary.epsilon
     alpha = epsilon / 2 if adversary.alpha is None else adversary.alpha
     attack = AttackSpec(name="r-fgsm", epsilon=epsilon, alpha=alpha)
-    oracle, errors = Oracle(target.module), 0
+    oracle, errors = Oracle(target), 0
     key = derive_key("estimated", seed)
     for index, x, y in batches(dataset, batch_size=1, device=device):
         noise = noise_of(attack, dataset.shape, seed=key, examples=index, device=device)
@@ -165,7 +166,7 @@ def measure_estimated(
         moved = random_step(x, noise, alpha=alpha)
         gradient = estimated_gradient(oracle.scores, moved[0], y[0], step=adversary.step, loss=loss)
         x_adv = (moved + (epsilon - alpha) * sign_of(gradient)).clamp(0, 1)
-        errors += int((logits_of(target.module, x_adv).argmax(1) != y).sum())
+        errors += int((finite_logits(target, x_adv).argmax(1) != y).sum())
         advance(1)
     return AdaptiveResult(Rate(errors, len(dataset)), oracle.queries)
 
@@ -216,10 +217,10 @@ def measure_surrogate(
     UnknownNameError
         No such architecture.
     ModelError
-        The model cannot read these images.
+        The model cannot read these images, or its answer is not finite.
     """
     check_models([target], dataset, device=device)
-    oracle = Oracle(target.module)
+    oracle = Oracle(target)
     surrogate = build_model(
         adversary.architecture, shape=dataset.shape, classes=dataset.classes, seed=derive_key("surrogate", seed) % 2**31
     ).to(device)
@@ -248,7 +249,7 @@ def measure_surrogate(
     errors = 0
     for _, clean, true in batches(dataset, batch_size=250, device=device):
         x_adv = fgsm(surrogate, clean, true, epsilon=adversary.epsilon, loss=loss)
-        errors += int((logits_of(target.module, x_adv).argmax(1) != true).sum())
+        errors += int((finite_logits(target, x_adv).argmax(1) != true).sum())
         tell(len(clean))
     return AdaptiveResult(Rate(errors, len(dataset)), oracle.queries)
 

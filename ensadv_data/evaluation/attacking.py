@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,7 +18,15 @@ from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.models import Model
 from ensadv_data.spec import AttackSpec
 
-__all__ = ["begun", "perturbed"]
+__all__ = ["Attacked", "perturbed"]
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """Adversarial images of one batch, float32 (N, C, H, W) in [0, 1]."""
+
+    images: torch.Tensor
+    start: torch.Tensor | None  # where a gradient of zero would leave them; None where that is not known
 
 
 def perturbed(
@@ -27,33 +37,30 @@ def perturbed(
     indices: npt.NDArray[np.int64],
     *,
     seed: int,
-) -> torch.Tensor:
-    """One attack on one batch; its randomness is named by the attack and the examples."""
+) -> Attacked:
+    """One attack on one batch; its randomness is named by the attack and the examples.
+
+    ``start`` is not known of another library's attack, which may have its reasons, nor of what a store has stepped at
+    random or rounded; and of no attack on the hinge, which is flat where it has succeeded.
+
+    Raises
+    ------
+    ModelError
+        A gradient of the model is NaN or infinite.
+    """
     if isinstance(model, StoredSource):
-        return model.perturbed(attack, x, indices)
+        x_adv = model.perturbed(attack, x, indices)
+        return Attacked(x_adv, x if isinstance(attack, AttackSpec) and attack.kind == "sign" else None)
     if isinstance(attack, OutsideAttack):
         with torch_seeded(x.device, "outside attack", seed, attack.label, int(indices[0])):
-            return attack.perturb(model.module, x, y)
+            return Attacked(attack.perturb(model.module, x, y), None)
     label = attack_label(model.module, x, attack, y)
-    noise = _noise(attack, x, indices, seed=seed)
-    return finite_moves(model, x, perturb(model.module, x, label, attack, noise=noise))
-
-
-def _noise(attack: AttackSpec, x: torch.Tensor, indices: npt.NDArray[np.int64], *, seed: int) -> torch.Tensor | None:
     key = derive_key("evaluation", seed, attack.label)
-    return noise_of(attack, tuple(x.shape[1:]), seed=key, examples=indices, device=x.device)
-
-
-def begun(
-    model: Model | StoredSource, attack: Attack, x: torch.Tensor, indices: npt.NDArray[np.int64], *, seed: int
-) -> torch.Tensor | None:
-    """Where an attack leaves the images if every gradient is zero; None where that is not known.
-
-    Another library's attack may have its reasons, and the random steps of a store are its own.
-    """
-    if not isinstance(attack, AttackSpec) or (isinstance(model, StoredSource) and attack.is_random):
-        return None
-    noise = _noise(attack, x, indices, seed=seed) if attack.is_random else None
+    noise = noise_of(attack, tuple(x.shape[1:]), seed=key, examples=indices, device=x.device)
+    x_adv = finite_moves(model, x, perturb(model.module, x, label, attack, noise=noise))
+    if attack.loss_form == "cw" or not attack.epsilon or (attack.kind == "delta" and not attack.iterations[1]):
+        return Attacked(x_adv, None)
     if noise is None:
-        return x
-    return random_step(x, noise, alpha=attack.epsilon if attack.name == "pgd" else attack.random_step)
+        return Attacked(x_adv, x)
+    size = attack.random_step if attack.kind == "rsign" else attack.epsilon
+    return Attacked(x_adv, random_step(x, noise, alpha=size))

@@ -44,6 +44,6 @@ def _finite(model: Model, values: Tensor, what: str) -> Tensor:
     if not values.isfinite().all():
         raise ModelError(
             f"{model.name}: expected finite {what}, got NaN or infinity; look at its weights, and at what it computes "
-            "in float32 from images in [0, 1]"
+            "in float32 (a loss surface, and a gradient that is estimated from scores, ask it outside [0, 1] as well)"
         )
     return values

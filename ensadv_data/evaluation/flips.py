@@ -71,9 +71,9 @@ def measure_flips(
 
         stored = labelled_gradients(model.module, x, name_labels, losses=[loss, loss])
         fresh = input_gradients(model.module, x.flip(3), labels, losses=[loss, loss])
-        for number, both in enumerate(zip(stored, fresh, strict=True)):
-            one, found = (finite_moves(model, x, gradient).sign() for gradient in both)
-            flipped = one.flip(3)
+        for number, (one, other) in enumerate(zip(stored, fresh, strict=True)):
+            flipped = finite_moves(model, x, one).sign().flip(3)
+            found = finite_moves(model, x.flip(3), other).sign()
             either = (flipped != 0) | (found != 0)
             equal[number] += int(((flipped == found) & either).sum())
             compared[number] += int(either.sum())

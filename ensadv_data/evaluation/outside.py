@@ -102,11 +102,12 @@ def parse_outside(text: str, *, epsilon: float) -> OutsideAttack:
     if not inspect.isclass(attack):
         classes = [each for each in dir(module) if each[0].isupper() and inspect.isclass(getattr(module, each))]
         raise UnknownNameError(f"attack of {kind}", name, classes)
-    chosen = _options(options, text)
+    chosen, signature = _options(options, text), inspect.signature(attack)
+    given = [None] if kind == "torchattacks" else []  # the model
     try:
-        inspect.signature(attack).bind_partial(**chosen)
+        signature.bind_partial(*given, **chosen)
     except TypeError as error:
-        takes = ", ".join(inspect.signature(attack).parameters)
+        takes = ", ".join(list(signature.parameters)[len(given) :])
         raise InputError(f"{text}: {error}; {name} takes {takes}") from None
     return OutsideAttack(text, epsilon, {"foolbox": _foolbox, "torchattacks": _torchattacks}[kind](attack, chosen))
 

@@ -45,7 +45,8 @@ def pictures_of(
     before, _ = original.read(indices)
     attacked = {
         target.name: {
-            attack.label: _text(_pixels(perturbed(target, attack, x, y, indices, seed=seed))) for attack in attacks
+            attack.label: _text(_pixels(perturbed(target, attack, x, y, indices, seed=seed).images))
+            for attack in attacks
         }
         for target in targets
     }

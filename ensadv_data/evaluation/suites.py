@@ -66,7 +66,7 @@ class Suite:
             for texts in (self.white_box, self.black_box)
         )
         for attacks, texts in ((white, self.white_box), (black, self.black_box)):
-            _refuse_equal(attacks, texts)
+            _refuse_equal(attacks, texts, epsilon)
         return white, black
 
 
@@ -79,12 +79,18 @@ def _attack(text: str, epsilon: float, loss: Loss) -> Attack:
     return attack.with_loss(loss)
 
 
-def _refuse_equal(attacks: Sequence[Attack], texts: Sequence[str]) -> None:
+def _refuse_equal(attacks: Sequence[Attack], texts: Sequence[str], epsilon: float) -> None:
     """One attack that is spelled in two ways would count twice in every mean."""
     seen: dict[tuple[str | float, ...], str] = {}
     for attack, text in zip(attacks, texts, strict=True):
-        if isinstance(attack, AttackSpec) and (first := seen.setdefault(attack.identity, text)) != text:
-            raise InputError(f"suite: expected each attack once, got {first} and {text}, which are the same; drop one")
+        if not isinstance(attack, AttackSpec):
+            continue
+        if attack.identity in seen:
+            raise InputError(
+                f"suite: expected each attack once, got {seen[attack.identity]} and {text}, which are the same at "
+                f"epsilon {epsilon:g}; drop one"
+            )
+        seen[attack.identity] = text
 
 
 _TABLE7 = Suite(

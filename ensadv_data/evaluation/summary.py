@@ -172,13 +172,9 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     suite = SUITES.get(result.get("suite", ""))
     if not result["sources"] and (suite is None or suite.black_box):
         told.append("no source, so nothing was transferred; gradients of its own can flatter a model")
-    by_weights: dict[str, list[str]] = {}
-    for source, digest in result["sources"].items():
-        by_weights.setdefault(digest, []).append(source)
     told += [
-        f"sources {' and '.join(alike)} have the same weights: their attacks count {len(alike)} times in every mean"
-        for alike in by_weights.values()
-        if len(alike) > 1
+        f"sources {' and '.join(alike)} have the same weights: their attacks count {len(alike)} times in means"
+        for alike in _of_equal_weights(result)
     ]
     for name, row in result["targets"].items():
         if "twin" in row:
@@ -190,12 +186,14 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
         ]
         told += [
             f"{attack_title(attack)} on target {name} left {images} of {result['n']} images where it began: the "
-            "gradient is zero there, and only attacks from sources, or by queries, can show what the model withstands"
+            "gradient is zero there, or leads out of [0, 1], and only attacks from sources, or by queries, can show "
+            "what the model withstands"
             for attack, images in row.get("unmoved", {}).items()
         ]
     told += [
         f"{attack_title(attack)} on source {source} left {images} of {result['n']} images where it began: its gradient "
-        "is zero there, so that it attacks no target on them, and makes every mean lower; choose another source"
+        "is zero there, or leads out of [0, 1], so that it attacks no target on them, and makes every mean lower; "
+        "choose another source"
         for source, by in result.get("unmoved", {}).items()
         for attack, images in by.items()
     ]
@@ -207,6 +205,16 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
             f"95% interval [{low:.0%}, {high:.0%}]"
         )
     return told
+
+
+def _of_equal_weights(result: Mapping[str, Any]) -> list[list[str]]:
+    """Sources of one digest that count more than once in the mean of some target."""
+    found: dict[str, list[str]] = {}
+    for source, digest in result["sources"].items():
+        found.setdefault(digest, []).append(source)
+    rows = result["targets"].values()
+    counted = {source for row in rows for source in row["black_box"] if source not in row.get("kin", ())}
+    return [alike for sources in found.values() if len(alike := [s for s in sources if s in counted]) > 1]
 
 
 def diagnosis_remarks(result: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from ensadv_data.data import Dataset
 from ensadv_data.dist import current_place, most_of_all
 from ensadv_data.errors import InputError
 from ensadv_data.evaluation.adaptive import AdaptiveResult
-from ensadv_data.evaluation.attacking import begun, perturbed
+from ensadv_data.evaluation.attacking import Attacked, perturbed
 from ensadv_data.evaluation.batches import batches
 from ensadv_data.evaluation.finite import finite_logits
 from ensadv_data.evaluation.interval import Rate
@@ -184,11 +184,12 @@ def measure_transfer(
         (s.digest, a.label) for s in live for a in black_box
     }
     for indices, x, y in batches(dataset, batch_size=batch_size, device=device, place=current_place()):
-        kept: dict[tuple[str, str], torch.Tensor] = {}  # white-box on a target that is a source as well
+        kept: dict[tuple[str, str], Attacked] = {}  # white-box on a target that is a source as well
 
         def attacked(
             model: Model | StoredSource,
             attack: Attack,
+            *what: str,
             x: Any = x,
             y: Any = y,
             indices: Any = indices,
@@ -196,24 +197,15 @@ def measure_transfer(
         ) -> torch.Tensor:
             advance(len(indices))
             name = (model.digest, attack.label)
-            x_adv: torch.Tensor | None = kept.get(name)
-            if x_adv is None:
-                x_adv = perturbed(model, attack, x, y, indices, seed=seed)
+            made: Attacked | None = kept.get(name)
+            if made is None:
+                made = perturbed(model, attack, x, y, indices, seed=seed)
                 if name in twice:
-                    kept[name] = x_adv
-            return x_adv
-
-        def count_still(
-            model: Model | StoredSource,
-            attack: Attack,
-            *what: str,
-            inputs: torch.Tensor,
-            x: Any = x,
-            indices: Any = indices,
-        ) -> None:
-            if (start := begun(model, attack, x, indices, seed=seed)) is not None:
-                still = ((inputs - start).abs() < 1e-6).flatten(1).all(1)
+                    kept[name] = made
+            if made.start is not None:
+                still = ((made.images - made.start).abs() < 1e-6).flatten(1).all(1)
                 counts[1].add((*what, "unmoved", attack.label), indices, still.cpu().numpy())
+            return made.images
 
         def count(target: Model, *what: str, inputs: torch.Tensor, y: Any = y, indices: Any = indices) -> None:
             logits = finite_logits(target, inputs)
@@ -224,21 +216,18 @@ def measure_transfer(
         for target in targets:
             count(target, "clean", inputs=x)
             for attack in white_box:
-                x_adv = attacked(target, attack)
+                x_adv = attacked(target, attack, target.name)
                 count(target, "white", attack.label, inputs=x_adv)
-                count_still(target, attack, target.name, inputs=x_adv)
         for source in sources:
             if isinstance(source, Model):
                 finite_logits(source, x)  # the sign of NaN is 0: a broken source would pass for a weak one
             for attack in black_box:
-                x_adv = attacked(source, attack)
-                count_still(source, attack, "", source.name, inputs=x_adv)
+                x_adv = attacked(source, attack, "", source.name)
                 for target in targets:
                     where = ("white",) if target.digest == source.digest else ("black", source.name)
                     count(target, *where, attack.label, inputs=x_adv)
     for count_of in counts.values():
         count_of.merge(device=torch.device(device))
-    parts = {source.name: source.parts for source in sources}
     of_sources = {source.name: counts[1].positive(("", source.name, "unmoved")) for source in sources}
     return Transfer(
         data=f"{dataset.name}/{dataset.split}",
@@ -246,7 +235,7 @@ def measure_transfer(
         epsilon=epsilon,
         suite=suite,
         sources={source.name: source.digest for source in sources},
-        targets=tuple(_result(target, sources, parts, counts) for target in targets),
+        targets=tuple(_result(target, sources, counts) for target in targets),
         stores={source.name: source.stores for source in sources if isinstance(source, StoredSource)},
         unmoved={name: by for name, by in of_sources.items() if by},
     )
@@ -277,18 +266,21 @@ class _Counts:
         return {attack: images for attack, images in found.items() if images}
 
 
+def _related(target: Model, source: Model | StoredSource) -> bool:
+    """Whether a source has weights of a target; a store tells the digest of the whole only."""
+    return target.shares_weights(source) if isinstance(source, Model) else source.digest in target.parts
+
+
 def _result(
     target: Model,
     sources: Sequence[Model | StoredSource],
-    parts: Mapping[str, frozenset[str]],
     counts: Mapping[int, _Counts],
 ) -> TargetResult:
-    top5 = _result(target, sources, parts, {1: counts[5]}) if 5 in counts else None
+    top5 = _result(target, sources, {1: counts[5]}) if 5 in counts else None
     count = counts[1]
     mine = [name for name in count.wrong if name[0] == target.name]
     black = [name for name in mine if name[1] == "black"]
-    own = target.parts
-    kin = tuple(source.name for source in sources if source.digest != target.digest and parts[source.name] & own)
+    kin = tuple(source.name for source in sources if source.digest != target.digest and _related(target, source))
     strange = [count.wrong[name] for name in black if name[2] not in kin]
     fooled = np.logical_or.reduce(strange) if strange else None
     return TargetResult(

@@ -8,6 +8,7 @@ import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,25 @@ class Model:
     digest: str
     record: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def parts(self) -> frozenset[str]:
-        """Digests of the weights in it: all of its own, or of a composite's members; and those of each matrix."""
+        """Digests of the weights in it: its own, or those of a composite's members."""
         members = members_of(self.module)
-        whole = [self.digest] if members == [self.module] else map(weights_digest, members)
-        return frozenset([*whole, *matrix_digests(self.module)])
+        return frozenset([self.digest] if members == [self.module] else map(weights_digest, members))
+
+    @cached_property
+    def matrices(self) -> Mapping[str, int]:
+        """Digest and number of values of each of its matrices: the same in a wrapper that somebody wrote around it."""
+        return matrix_digests(self.module)
+
+    def shares_weights(self, other: Model) -> bool:
+        """Whether a composite's member, or a tenth of the values in the matrices of the smaller model, is the other's.
+
+        Less may be what models of one kind have in common: an embedding of positions, a mean and a deviation.
+        """
+        smaller = min(sum(each.matrices.values()) for each in (self, other))
+        both = sum(size for digest, size in self.matrices.items() if digest in other.matrices)
+        return bool(self.parts & other.parts) or 10 * both >= smaller > 0
 
 
 def load_model(
@@ -218,7 +232,7 @@ def module_files(references: Iterable[str]) -> list[str]:
     for leaf in (leaf for reference in references for leaf in leaves(reference)):
         kind, _, rest = leaf.partition(":")
         if kind == "python":
-            with suppress(ImportError, ValueError, AttributeError):  # loading it says what is wrong
+            with suppress(Exception):  # it imports the packages around it; loading it says what is wrong
                 found = importlib.util.find_spec(rest.partition(":")[0])
                 files += [found.origin] if found is not None and found.has_location and found.origin else []
     return files

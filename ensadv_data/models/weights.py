@@ -18,16 +18,17 @@ from ensadv_data.errors import ModelError
 from ensadv_data.files import write_atomic
 from ensadv_data.models.architectures import Shape
 
-__all__ = ["fill_weights", "model_bytes", "read_metadata", "save_model", "weights_digest"]
+__all__ = ["fill_weights", "matrix_digests", "model_bytes", "read_metadata", "save_model", "weights_digest"]
 
 
-def matrix_digests(module: nn.Module) -> set[str]:
-    """A SHA-256 of each parameter of two or more dimensions, whatever it is called: a model in a wrapper has the same.
+def matrix_digests(module: nn.Module) -> dict[str, int]:
+    """Of each parameter of two or more dimensions a SHA-256, whatever it is called, with the number of its values.
 
     Parameters that are one number all over are left out: they are alike in models that have nothing in common.
     """
-    matrices = (weight.detach() for weight in module.parameters() if weight.dim() > 1)
-    return {_digest([("", weight)]) for weight in matrices if weight.numel() and (weight != weight.flatten()[0]).any()}
+    matrices = (weight.detach() for weight in module.parameters() if weight.dim() > 1 and weight.numel())
+    told = (weight for weight in matrices if (weight != weight.flatten()[0]).any())
+    return {_digest([("", weight)]): weight.numel() for weight in told}
 
 
 def weights_digest(module: nn.Module) -> str:

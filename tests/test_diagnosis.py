@@ -217,24 +217,24 @@ logits, some, gradients = (lambda fault=fault: Broken(fault) for fault in ("logi
 @pytest.mark.parametrize("measure", [measure for measure in MEASURES if measure != "discrepancy"])
 @pytest.mark.parametrize("fault", ["logits", "some", "gradients"])
 def test_a_model_that_answers_no_number_is_not_called_one_that_nothing_fools(tmp_path, monkeypatch, fault, measure):
-    (tmp_path / "broken_models.py").write_text(BROKEN)
+    (tmp_path / "numberless_models.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "broken_models", raising=False)
+    monkeypatch.delitem(sys.modules, "numberless_models", raising=False)
     images, _ = open_dataset("mnist-mini", "test").read(np.arange(300))
     bright = int(np.flatnonzero(images.reshape(300, -1)[:, 350] > 0.9 * 255)[0])
     spec = SPEC.model_copy(update={"measures": (measure,), "images": 300, "points": 300, "examples": (bright,)})
     what = "gradients" if fault == "gradients" else "logits"
     with pytest.raises(ModelError, match=f"^m: expected finite {what}, got NaN or infinity; look at its weights"):
-        diagnose(spec, MINI, models={"m": f"python:broken_models:{fault}"})
+        diagnose(spec, MINI, models={"m": f"python:numberless_models:{fault}"})
 
 
 def test_the_discrepancy_of_a_model_that_answers_no_number_is_none(tmp_path, monkeypatch, references):
-    (tmp_path / "broken_models.py").write_text(BROKEN)
+    (tmp_path / "numberless_models.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "broken_models", raising=False)
+    monkeypatch.delitem(sys.modules, "numberless_models", raising=False)
     spec = SPEC.model_copy(update={"measures": ("discrepancy",)})
     bad, roles = (
-        "python:broken_models:{}".format,
+        "python:numberless_models:{}".format,
         {"static": {"s": references["s"]}, "holdouts": {"t": references["t"]}},
     )
     with pytest.raises(ModelError, match=r"^m: expected finite logits"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +18,7 @@ __all__ = [
     "print_check",
     "print_diagnosis",
     "print_differences",
+    "print_notes",
     "print_plan",
     "print_result",
     "print_store",
@@ -26,7 +27,7 @@ __all__ = [
 
 def print_result(result: Mapping[str, Any], *, matrix: bool = False) -> None:
     """The summary of an evaluation, from its JSON; with ``matrix`` every measurement as well. Notes go to stderr."""
-    _print_notes(remarks(result))
+    print_notes(remarks(result))
     title = f"error in % with 95% interval; {result['data']}, {result['n']} images, epsilon {result['epsilon']:g}"
     by_five = {name: row["top5"] for name, row in result["targets"].items() if "top5" in row}
     for found, how in (
@@ -37,6 +38,12 @@ def print_result(result: Mapping[str, Any], *, matrix: bool = False) -> None:
         if matrix:
             # a row an attack: there are more of them than targets
             _print_table(f"{how}error in %; * the strongest of a target, and ties", *_turned(*matrix_rows(found)))
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """What a reader should know, to stderr."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _turned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
@@ -110,7 +117,7 @@ def print_differences(found: Sequence[EntryDifference]) -> None:
 
 def print_diagnosis(result: Mapping[str, Any]) -> None:
     """A table a measure, from the JSON of a diagnosis; loss surfaces are for the report. Notes go to stderr."""
-    _print_notes(diagnosis_remarks(result))
+    print_notes(diagnosis_remarks(result))
     where = f"{result['data']}, {result['n']} images, epsilon {result['epsilon']:g}"
     models = result["models"]
     for measure, title, columns, cells in (
@@ -310,11 +317,6 @@ def _print_cone(name: str, cone: Mapping[str, Any]) -> None:
         "are adversarial"
     )
     _print_table(title, columns, rows)
-
-
-def _print_notes(notes: Sequence[str]) -> None:
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
 
 
 def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -14,8 +14,9 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // int(workers))))
 
 import pytest
-import torch
 from hypothesis import settings
+
+from ensadv_data.dist import intra_op_threads
 
 sys.path.insert(0, str(Path(__file__).with_name("every_process")))
 import missing_operators
@@ -38,7 +39,12 @@ def without_fsync() -> Iterator[None]:
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     """More than the one thread that something under test chooses, on every machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with intra_op_threads(2):
+        yield
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What a block is computed by."""
+    with intra_op_threads(1):
+        yield

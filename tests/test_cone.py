@@ -187,6 +187,6 @@ def test_a_zero_of_the_gradient_becomes_a_sign():
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(QuantityError, match="at most D = 64, got 100"):
-        measure_cone(plane(0.1, side=8), grey(1, 8), epsilons=[0.1])
+        measure_cone(plane(0.1, side=8), grey(1, 8), epsilons=[0.1], orders=(1, 100))
     with pytest.raises(ModelError, match="plane: the model cannot read"):
         measure_cone(plane(0.1, side=16), grey(1, 20), epsilons=[0.1], orders=(1, 4))

@@ -9,7 +9,6 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -327,14 +326,6 @@ def real(tmp_path_factory, models) -> Store:
     spec = PrecomputeSpec(models=models, attacks=("fgsm", "step-ll", "r-fgsm"))
     precompute_store(spec, DataSpec(data="mnist-mini", limit=N), path, workers=0)
     return open_store(path)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def signs_directly(architecture: str, attack: str, *, block: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from ensadv_data.options import PATH, given
 from ensadv_data.pipeline import StageRun, run_recipe
 from ensadv_data.planning import plan_recipe
 from ensadv_data.recipe import Recipe, find_recipe, on_device, packaged_recipe, read_recipe, selected
-from ensadv_data.terminal import print_diagnosis, print_plan, print_result
+from ensadv_data.terminal import print_diagnosis, print_notes, print_plan, print_result
 
 __all__ = ["demo", "plan", "run"]
 
@@ -107,8 +107,7 @@ def plan(
         calibrate=not no_calibrate,
     ).to_json()
     print_plan(planned)
-    for note in planned["notes"]:
-        click.echo(f"note: {note}", err=True)
+    print_notes(planned["notes"])
     if as_json is not None:
         write_json(as_json, planned)
 

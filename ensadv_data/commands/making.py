@@ -33,6 +33,7 @@ from ensadv_data.spec import (
     checked,
 )
 from ensadv_data.store import Cache
+from ensadv_data.terminal import print_notes
 from ensadv_data.training import train as train_model
 
 __all__ = ["fetch", "precompute", "train"]
@@ -214,8 +215,7 @@ def precompute(
         repair=repair,
         say=lambda line: click.echo(line, err=True),
     )
-    for note in outcome.notes:
-        click.echo(f"note: {note}", err=True)
+    print_notes(outcome.notes)
     if outcome.was_complete:
         click.echo(f"{out}: was finished before and was left alone; store {outcome.digest[:16]}")
     else:

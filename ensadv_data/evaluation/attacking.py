@@ -18,7 +18,7 @@ from ensadv_data.keys import derive_key, torch_seeded
 from ensadv_data.models import Model
 from ensadv_data.spec import AttackSpec
 
-__all__ = ["Attacked", "perturbed"]
+__all__ = ["Attacked", "followed", "perturbed"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def perturbed(
     Raises
     ------
     ModelError
-        A gradient of the model is NaN or infinite.
+        What the model computes is NaN or infinite.
     """
     if isinstance(model, StoredSource):
         x_adv = model.perturbed(attack, x, indices)
@@ -54,9 +54,29 @@ def perturbed(
     if isinstance(attack, OutsideAttack):
         with torch_seeded(x.device, "outside attack", seed, attack.label, int(indices[0])):
             return Attacked(attack.perturb(model.module, x, y), None)
-    label = attack_label(model.module, x, attack, y)
-    key = derive_key("evaluation", seed, attack.label)
+    return followed(model, attack, x, y, indices, purpose="evaluation", seed=seed)
+
+
+def followed(
+    model: Model,
+    attack: AttackSpec,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    indices: npt.NDArray[np.int64],
+    *,
+    purpose: str,
+    seed: int,
+) -> Attacked:
+    """One attack along the gradients of a model; ``purpose`` and ``seed`` name its randomness, with the examples.
+
+    Raises
+    ------
+    ModelError
+        A gradient of the model is NaN or infinite.
+    """
+    key = derive_key(purpose, seed, attack.label)
     noise = noise_of(attack, tuple(x.shape[1:]), seed=key, examples=indices, device=x.device)
+    label = attack_label(model.module, x, attack, y)
     x_adv = finite_moves(model, x, perturb(model.module, x, label, attack, noise=noise))
     if attack.loss_form == "cw" or not attack.epsilon or (attack.kind == "delta" and not attack.iterations[1]):
         return Attacked(x_adv, None)

@@ -111,7 +111,7 @@ def measure_cone(
     *,
     epsilons: Sequence[float],
     points: int = 500,
-    orders: Sequence[int] = ORDERS,
+    orders: Sequence[int] | None = None,
     loss: str = "margin",
     clip: bool = True,
     seed: int = 0,
@@ -128,7 +128,8 @@ def measure_cone(
     points
         How many correctly classified images to search at; fewer where the data set has fewer.
     orders
-        Numbers of directions to try, from :data:`~ensadv_data.evaluation.hadamard.ORDERS`.
+        Numbers of directions to try, from :data:`~ensadv_data.evaluation.hadamard.ORDERS`; all that fit the images
+        unless given.
     loss
         Whose gradient: ``margin``, or ``ce``.
     clip
@@ -148,6 +149,8 @@ def measure_cone(
         The model cannot read these images, or what it computes from them is not finite.
     """
     d = int(np.prod(dataset.shape))
+    if orders is None:
+        orders = [order for order in ORDERS if order <= d]
     for order in orders:
         aligned_directions(np.ones(d, np.int8), order, np.arange(d))  # refused before anything is computed
     check_models([model], dataset, device=device, gradient=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,18 +9,16 @@ from typing import Any
 import numpy as np
 
 from ensadv_data.arithmetic import in_precision
-from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.data import Dataset, open_data
 from ensadv_data.errors import InputError
+from ensadv_data.evaluation.attacking import followed
 from ensadv_data.evaluation.batches import batches
 from ensadv_data.evaluation.cone import measure_cone
 from ensadv_data.evaluation.discrepancy import Answers, measure_discrepancy
-from ensadv_data.evaluation.finite import finite_logits, finite_moves
+from ensadv_data.evaluation.finite import finite_logits
 from ensadv_data.evaluation.flips import measure_flips
-from ensadv_data.evaluation.hadamard import ORDERS
 from ensadv_data.evaluation.masking import measure_masking, measure_rounding
 from ensadv_data.evaluation.surface import check_surface, measure_surface
-from ensadv_data.keys import derive_key
 from ensadv_data.models import Model, check_models, load_models, reference_name
 from ensadv_data.progress import progress_bar
 from ensadv_data.spec import DataSpec, DiagnoseSpec
@@ -179,7 +176,6 @@ def measured_on(
             whole,
             epsilons=spec.radii,
             points=spec.points,
-            orders=[order for order in ORDERS if order <= math.prod(dataset.shape)],
             loss=spec.loss,
             seed=spec.seed,
             advance=advance,
@@ -230,11 +226,9 @@ def _answers(
 ) -> Answers:
     """What each target says to the single-step attack of one source."""
     answers: dict[str, list[Any]] = {target.name: [] for target in targets}
-    key = derive_key("discrepancy", spec.seed, spec.single.label)
     for indices, x, y in batches(dataset, batch_size=spec.batch_size, device=spec.device):
-        noise = noise_of(spec.single, dataset.shape, seed=key, examples=indices, device=spec.device)
-        label = attack_label(source.module, x, spec.single, y)
-        x_adv = finite_moves(source, x, perturb(source.module, x, label, spec.single, noise=noise))
+        finite_logits(source, x)  # a NaN may leave a gradient of zero
+        x_adv = followed(source, spec.single, x, y, indices, purpose="discrepancy", seed=spec.seed).images
         for target in targets:
             answers[target.name].append(finite_logits(target, x_adv).argmax(1).cpu().numpy())
         advance(len(indices))

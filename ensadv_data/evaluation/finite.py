@@ -19,7 +19,10 @@ def finite_logits(model: Model, x_NCHW: Tensor) -> Tensor:
     ModelError
         One of them is NaN or infinite.
     """
-    return _finite(model, logits_of(model.module, x_NCHW), "logits")
+    logits = logits_of(model.module, x_NCHW)
+    if not logits.isfinite().all():
+        raise _trouble(model, "logits")
+    return logits
 
 
 def finite_gradient(model: Model, x_NCHW: Tensor, y_N: Tensor, *, loss: str) -> Tensor:
@@ -37,13 +40,12 @@ def finite_moves(model: Model, x_NCHW: Tensor, moved: Tensor) -> Tensor:
     """
     if not moved.isfinite().all():
         finite_logits(model, x_NCHW)
-    return _finite(model, moved, "gradients")
+        raise _trouble(model, "gradients")
+    return moved
 
 
-def _finite(model: Model, values: Tensor, what: str) -> Tensor:
-    if not values.isfinite().all():
-        raise ModelError(
-            f"{model.name}: expected finite {what}, got NaN or infinity; look at its weights, and at what it computes "
-            "in float32 (a loss surface, and a gradient that is estimated from scores, ask it outside [0, 1] as well)"
-        )
-    return values
+def _trouble(model: Model, what: str) -> ModelError:
+    return ModelError(
+        f"{model.name}: expected finite {what}, got NaN or infinity; look at its weights, and at what it computes "
+        "in float32 (a loss surface, and a gradient that is estimated from scores, ask it outside [0, 1] as well)"
+    )

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor
-
-from ensadv_data.attacks.gradient import input_gradients, labelled_gradients
+from ensadv_data.attacks.gradient import input_gradients
 from ensadv_data.data import Dataset
 from ensadv_data.evaluation.batches import batches
 from ensadv_data.evaluation.finite import finite_logits, finite_moves
@@ -63,13 +61,9 @@ def measure_flips(
     check_models([model], dataset, device=device, gradient=True)
     equal, compared, same = [0, 0], [0, 0], 0
     for _, x, _ in batches(dataset, batch_size=batch_size, device=device):
-        labels: list[Tensor] = []
-
-        def name_labels(logits: Tensor, into: list[Tensor] = labels) -> list[Tensor]:
-            into += [logits.argmax(1), logits.argmin(1)]
-            return into
-
-        stored = labelled_gradients(model.module, x, name_labels, losses=[loss, loss])
+        logits = finite_logits(model, x)
+        labels = [logits.argmax(1), logits.argmin(1)]
+        stored = input_gradients(model.module, x, labels, losses=[loss, loss])
         fresh = input_gradients(model.module, x.flip(3), labels, losses=[loss, loss])
         for number, (one, other) in enumerate(zip(stored, fresh, strict=True)):
             flipped = finite_moves(model, x, one).sign().flip(3)

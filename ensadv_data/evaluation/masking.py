@@ -18,13 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.attacks.gradient import input_gradient
 from ensadv_data.attacks.loss import exact_cross_entropy, margin
 from ensadv_data.data import Dataset
+from ensadv_data.evaluation.attacking import followed
 from ensadv_data.evaluation.batches import batches
-from ensadv_data.evaluation.finite import finite_gradient, finite_logits, finite_moves
-from ensadv_data.keys import derive_key
+from ensadv_data.evaluation.finite import finite_gradient, finite_logits
 from ensadv_data.models import Model, check_models
 from ensadv_data.spec import AttackSpec
 
@@ -111,15 +110,7 @@ def measure_masking(
     for indices, x, y in batches(dataset, batch_size=batch_size, device=device):
         moved = {"clean": x}
         for name, attack in (("single", single), ("iterative", iterative)):
-            noise = noise_of(
-                attack,
-                dataset.shape,
-                seed=derive_key("masking", seed, attack.label),
-                examples=indices,
-                device=device,
-            )
-            label = attack_label(model.module, x, attack, y)
-            moved[name] = finite_moves(model, x, perturb(model.module, x, label, attack, noise=noise))
+            moved[name] = followed(model, attack, x, y, indices, purpose="masking", seed=seed).images
         for name, x_adv in moved.items():
             losses[name].append(_numpy(exact_cross_entropy(finite_logits(model, x_adv), y)))
         deltas = [(moved[name] - x).double().flatten(1) for name in ("single", "iterative")]

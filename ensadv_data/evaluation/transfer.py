@@ -220,7 +220,7 @@ def measure_transfer(
                 count(target, "white", attack.label, inputs=x_adv)
         for source in sources:
             if isinstance(source, Model):
-                finite_logits(source, x)  # the sign of NaN is 0: a broken source would pass for a weak one
+                finite_logits(source, x)  # a NaN may leave a gradient of zero, as a weak source has it
             for attack in black_box:
                 x_adv = attacked(source, attack, "", source.name)
                 for target in targets:

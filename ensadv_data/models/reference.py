@@ -234,7 +234,8 @@ def module_files(references: Iterable[str]) -> list[str]:
         if kind == "python":
             with suppress(Exception):  # it imports the packages around it; loading it says what is wrong
                 found = importlib.util.find_spec(rest.partition(":")[0])
-                files += [found.origin] if found is not None and found.has_location and found.origin else []
+                if found is not None and found.origin is not None:
+                    files.append(found.origin)
     return files
 
 

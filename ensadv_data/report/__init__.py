@@ -120,9 +120,7 @@ def write_report(
         mixes=[mix for run in runs if (mix := describe_mix(run)) is not None],
         sources=describe_stores(opened),
         curves=[{"name": run.name, "charts": draw_losses(run, salt=f"losses {i}")} for i, run in enumerate(runs)],
-        pictures=None
-        if data is None or (opened and not pictured)
-        else draw_pictures(data, pictured, epsilon=max(radii)),
+        pictures=draw_pictures(data, pictured, epsilon=max(radii)) if data is not None and pictured else None,
         stages=dict(stages or {}),
     )
     return write_page(out, page)

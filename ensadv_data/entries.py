@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +12,7 @@ from ensadv_data.models import Model
 from ensadv_data.spec import PrecomputeSpec
 from ensadv_data.store import Entry
 
-__all__ = ["entries_of", "equal_draws", "plan_of"]
+__all__ = ["entries_of", "plan_of", "remarks_on_draws"]
 
 
 class _Source(Protocol):
@@ -56,16 +56,31 @@ def entries_of(spec: PrecomputeSpec, model: _Source) -> dict[str, Entry]:
     }
 
 
-def equal_draws(spec: PrecomputeSpec, model: Model) -> Iterator[str]:
-    """Remarks on draws that cannot differ, and so cost their bits for nothing."""
-    modules = model.module.modules()
-    drops = any(isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0 for module in modules)
-    if spec.draws == 1 or spec.augment is not None:
+def remarks_on_draws(spec: PrecomputeSpec, models: Sequence[Model]) -> Iterator[str]:
+    """Remarks on attacks whose draws cannot differ.
+
+    Several draws cost their bits for nothing then; a single one is the same perturbation in every epoch of a training.
+    """
+    if spec.augment is not None:
         return
+    drops = {model.name for model in models if spec.mode == "train" and _has_dropout(model)}
     for attack in spec.attacks:
-        has_dropout = attack.kind == "sign" and spec.mode == "train" and drops  # iterative attacks never use it
-        if not attack.is_random and not has_dropout:
+        random = drops if attack.kind == "sign" else ()  # iterative attacks never use dropout
+        names = ", ".join(f"{model.name}/{attack.name}" for model in models if model.name not in random)
+        if attack.is_random or not names:
+            continue
+        if spec.draws > 1:
             yield (
-                f"{model.name}/{attack.name}: all {spec.draws} draws are equal, since nothing in this source is "
-                "random; use --draws 1, an R+ attack, or --mode train with a source that has dropout"
+                f"{names}: all {spec.draws} draws are equal, since nothing in this source is random; use --draws 1, an "
+                "R+ attack, or --mode train with a source that has dropout"
             )
+        elif spec.split == "train":
+            yield (
+                f"{names}: one perturbation an image, the same in every epoch, to which a model can adapt; an R+ "
+                "attack, or --mode train with a source that has dropout, has draws that differ"
+            )
+
+
+def _has_dropout(model: Model) -> bool:
+    modules = model.module.modules()
+    return any(isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0 for module in modules)

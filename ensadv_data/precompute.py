@@ -27,7 +27,7 @@ from ensadv_data.data import Dataset, Opened, absolute_data, open_data
 from ensadv_data.data.checking import Piece
 from ensadv_data.dist import available_cores, check_device
 from ensadv_data.doubtful import in_float64
-from ensadv_data.entries import entries_of, equal_draws, plan_of
+from ensadv_data.entries import entries_of, plan_of, remarks_on_draws
 from ensadv_data.errors import InputError, IntegrityError, Interrupted, OutputError
 from ensadv_data.manifest import DataRecord, Manifest, ObjectRecord, SourceRecord, read_manifest
 from ensadv_data.models import Model, check_models, load_model, with_absolute_file, with_leaves
@@ -163,7 +163,7 @@ def _precomputed(spec: PrecomputeSpec, data: DataSpec, out: Path | str, team: _T
     entries = tuple(entry for model in models for entry in entries_of(spec, model).values())
     writer = StoreWriter(place, header, entries)
     writer.create()
-    notes += [note for model in models for note in equal_draws(spec, model)]
+    notes += remarks_on_draws(spec, models)
 
     def outcome(manifest: Manifest, computed: int, *, was_complete: bool = False) -> Outcome:
         return Outcome(out, manifest.digest, header.blocks, computed, 0.0, tuple(notes), was_complete)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 from ensadv_data.attacks.catalogue import noise_of, perturb
 from ensadv_data.attacks.gradient import input_gradient, logits_of
 from ensadv_data.codec import apply_deltas, random_bits, unpack_signs
-from ensadv_data.entries import entries_of, equal_draws
+from ensadv_data.entries import entries_of, remarks_on_draws
 from ensadv_data.errors import ModelError
 from ensadv_data.keys import derive_key
 from ensadv_data.models import Model, check_model, weights_digest
@@ -210,12 +212,22 @@ def test_draws_differ_where_something_is_random():
 def test_draws_that_cannot_differ_are_remarked_on():
     drops, firm = make_model(dropout=0.5), make_model()
     several = ("fgsm", "r-fgsm", "i-fgsm", "pgd")
-    assert [note.split(":")[0] for note in equal_draws(make_spec(*several, draws=2), drops)] == ["m/fgsm", "m/i-fgsm"]
-    assert [*equal_draws(make_spec(*several, draws=1), firm)] == []
-    assert [*equal_draws(make_spec("fgsm", draws=2, mode="train"), drops)] == []
-    (note,) = equal_draws(make_spec("fgsm", draws=4, mode="train"), firm)
+    of_two = [*remarks_on_draws(make_spec(*several, draws=2), [drops])]
+    assert [note.split(":")[0] for note in of_two] == ["m/fgsm", "m/i-fgsm"]
+    assert [*remarks_on_draws(make_spec("fgsm", draws=2, mode="train"), [drops])] == []
+    (note,) = remarks_on_draws(make_spec("fgsm", draws=4, mode="train"), [firm])
     assert "all 4 draws are equal" in note
     assert "--draws 1" in note
+
+
+def test_a_store_for_training_of_one_fixed_perturbation_is_remarked_on():
+    drops, firm = make_model(dropout=0.5), replace(make_model(), name="firm")
+    of_one = [*remarks_on_draws(make_spec("fgsm", "r-fgsm", draws=1), [drops, firm])]
+    assert [note.split(":")[0] for note in of_one] == ["m/fgsm, firm/fgsm"]
+    assert "the same in every epoch" in of_one[0]
+    (note,) = remarks_on_draws(make_spec("fgsm", draws=1, mode="train"), [drops, firm])
+    assert note.startswith("firm/fgsm: ")
+    assert [*remarks_on_draws(make_spec("fgsm", draws=1, split="test"), [firm])] == []
 
 
 class Sick(nn.Module):

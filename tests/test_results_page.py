@@ -150,7 +150,7 @@ def test_every_training_of_the_study_is_on_the_page(build):
     recipe = read_recipe(packaged_recipe("mnist-draws"))
     targets = [
         name
-        for stage in ("draws", "draws-C", "draws-A", "draws-A-fgsm")
+        for stage in ("draws", "draws-both", "draws-C", "draws-C-both", "draws-A", "draws-A-fgsm")
         for name in recipe.stage(stage).inputs
         if name != "holdouts"
     ]

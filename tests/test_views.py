@@ -21,7 +21,7 @@ from ensadv_data.batches import Batches, deliver
 from ensadv_data.codec import apply_signs, full_mask, pack_signs, unpack_signs
 from ensadv_data.data import ArrayDataset, open_dataset
 from ensadv_data.dist import Place
-from ensadv_data.entries import equal_draws
+from ensadv_data.entries import remarks_on_draws
 from ensadv_data.errors import AlignmentError, InputError, IntegrityError, Interrupted, QuantityError, UnknownNameError
 from ensadv_data.evaluation.stored import stored_sources
 from ensadv_data.exchange import export_store, import_store
@@ -345,7 +345,7 @@ def test_all_signs_of_a_replayed_view_are_those_of_a_fresh_gradient(viewed, mode
 def test_draws_are_of_different_views_and_sources_share_them(viewed, models, data):
     store = open_store(viewed)
     assert store.header.attributes()["version"] == 2
-    assert list(equal_draws(views_spec(models), load_model(models["d"]))) == []
+    assert list(remarks_on_draws(views_spec(models), [load_model(models["d"])])) == []
     rows = np.arange(LIMIT)
     for entry in store.entries:
         planes = [store.gather(entry, np.full(LIMIT, k), rows) for k in range(DRAWS)]

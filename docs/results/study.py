@@ -23,6 +23,8 @@ DRAWS = {
     "stepped4-05": "D: 4 stored R+ draws, α = 0.05, fresh step",
     "stepped4-15": "D: 4 stored R+ draws, α = 0.15, fresh step",
     "stepped4-example": "D: 4 stored R+ draws, α = 0.1, fresh step, source drawn for each example",
+    "both": "D: 4 stored draws of FGSM and 4 of R+, α = 0.1, stored step, dropout active",
+    "both-apart": "D: 4 stored draws of FGSM, dropout active, and 4 of R+, α = 0.1, stored step, from two stores",
     "C-adv": "C: no static model (standard adversarial training)",
     "C-online-stepped": "C: R+ gradients online, α = 0.1",
     "C-fixed": "C: one stored direction, evaluation mode",
@@ -30,12 +32,15 @@ DRAWS = {
     "C-stepped16": "C: 16 stored R+ draws, α = 0.1, fresh step",
     "C-adv-ens3": "C: 4 stored R+ draws, α = 0.1, stored step",
     "C-stepped16-stored": "C: 16 stored R+ draws, α = 0.1, stored step",
+    "C-both": "C: 4 stored draws of FGSM and 4 of R+, α = 0.1, stored step, dropout active",
     "A-adv": "A: no static model (standard adversarial training)",
     "A-online-train": "A: gradients online, dropout active",
     "A-online-stepped": "A: R+ gradients online, α = 0.1",
+    "A-dropout4": "A: 4 stored draws, dropout active",
     "A-stepped4": "A: 4 stored R+ draws, α = 0.1, fresh step",
     "A-adv-ens3": "A: 4 stored R+ draws, α = 0.1, stored step",
     "A-stepped16-stored": "A: 16 stored R+ draws, α = 0.1, stored step",
+    "A-both": "A: 4 stored draws of FGSM and 4 of R+, α = 0.1, stored step, dropout active",
 }
 # What is stored, and gradients of its kind computed online; and other rows that a reader would compare.
 PAIRS = (
@@ -51,11 +56,19 @@ PAIRS = (
     ("C-stepped16", "C-online-stepped"),
     ("C-adv-ens3", "C-online-stepped"),
     ("C-stepped16-stored", "C-online-stepped"),
+    ("A-dropout4", "A-online-train"),
     ("A-stepped4", "A-online-stepped"),
     ("A-adv-ens3", "A-online-stepped"),
     ("A-stepped16-stored", "A-online-stepped"),
+    ("C-both", "C-online-stepped"),
     ("A-online-stepped", "A-online-train"),
     ("A-adv-ens3", "A-online-train"),
+    ("A-dropout4", "A-adv-ens3"),
+    ("both", "D-adv-ens3"),
+    ("both-apart", "D-adv-ens3"),
+    ("C-both", "C-adv-ens3"),
+    ("A-both", "A-adv-ens3"),
+    ("A-both", "A-dropout4"),
     ("fixed", "D-adv"),
     ("stepped4", "fixed"),
     ("D-adv-ens3", "stepped4"),
@@ -72,7 +85,7 @@ PAIRS = (
     ("A-adv-ens3", "A-stepped4"),
 )
 # Evaluations and diagnoses of the study; rows of A are those of Table 8 and of the claims.
-STUDY = ("draws", "draws-C", "draws-A", "draws-A-fgsm", "table8-A", "claims-A")
+STUDY = ("draws", "draws-C", "draws-A", "draws-A-fgsm", "draws-both", "draws-C-both", "table8-A", "claims-A")
 STUDY_RATIOS = ("draws-masking", "draws-masking-C", "draws-masking-A")
 
 

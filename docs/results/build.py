@@ -123,6 +123,8 @@ def page(results: Results, paper: Json) -> str:
         "input_dropout": tables.input_dropout(results),
         "draws": study.draws(results),
         "compared": study.compared(results),
+        "both": study.both(results),
+        "both_compared": study.both_compared(results),
         "steps": study.steps(results),
         "repeated": study.repeated(results),
         "rounded_stores": tables.rounded_stores(results),

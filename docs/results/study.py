@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from judging import gap, percent, spread, table
 from measured import Json, Results, mean, worst
 from tables import FIGURES, figures
@@ -23,8 +25,6 @@ DRAWS = {
     "stepped4-05": "D: 4 stored R+ draws, α = 0.05, fresh step",
     "stepped4-15": "D: 4 stored R+ draws, α = 0.15, fresh step",
     "stepped4-example": "D: 4 stored R+ draws, α = 0.1, fresh step, source drawn for each example",
-    "both": "D: 4 stored draws of FGSM and 4 of R+, α = 0.1, stored step, dropout active",
-    "both-apart": "D: 4 stored draws of FGSM, dropout active, and 4 of R+, α = 0.1, stored step, from two stores",
     "C-adv": "C: no static model (standard adversarial training)",
     "C-online-stepped": "C: R+ gradients online, α = 0.1",
     "C-fixed": "C: one stored direction, evaluation mode",
@@ -32,7 +32,6 @@ DRAWS = {
     "C-stepped16": "C: 16 stored R+ draws, α = 0.1, fresh step",
     "C-adv-ens3": "C: 4 stored R+ draws, α = 0.1, stored step",
     "C-stepped16-stored": "C: 16 stored R+ draws, α = 0.1, stored step",
-    "C-both": "C: 4 stored draws of FGSM and 4 of R+, α = 0.1, stored step, dropout active",
     "A-adv": "A: no static model (standard adversarial training)",
     "A-online-train": "A: gradients online, dropout active",
     "A-online-stepped": "A: R+ gradients online, α = 0.1",
@@ -40,7 +39,6 @@ DRAWS = {
     "A-stepped4": "A: 4 stored R+ draws, α = 0.1, fresh step",
     "A-adv-ens3": "A: 4 stored R+ draws, α = 0.1, stored step",
     "A-stepped16-stored": "A: 16 stored R+ draws, α = 0.1, stored step",
-    "A-both": "A: 4 stored draws of FGSM and 4 of R+, α = 0.1, stored step, dropout active",
 }
 # What is stored, and gradients of its kind computed online; and other rows that a reader would compare.
 PAIRS = (
@@ -60,15 +58,9 @@ PAIRS = (
     ("A-stepped4", "A-online-stepped"),
     ("A-adv-ens3", "A-online-stepped"),
     ("A-stepped16-stored", "A-online-stepped"),
-    ("C-both", "C-online-stepped"),
     ("A-online-stepped", "A-online-train"),
     ("A-adv-ens3", "A-online-train"),
     ("A-dropout4", "A-adv-ens3"),
-    ("both", "D-adv-ens3"),
-    ("both-apart", "D-adv-ens3"),
-    ("C-both", "C-adv-ens3"),
-    ("A-both", "A-adv-ens3"),
-    ("A-both", "A-dropout4"),
     ("fixed", "D-adv"),
     ("stepped4", "fixed"),
     ("D-adv-ens3", "stepped4"),
@@ -85,13 +77,61 @@ PAIRS = (
     ("A-adv-ens3", "A-stepped4"),
 )
 # Evaluations and diagnoses of the study; rows of A are those of Table 8 and of the claims.
-STUDY = ("draws", "draws-C", "draws-A", "draws-A-fgsm", "draws-both", "draws-C-both", "table8-A", "claims-A")
+STUDY = ("draws", "draws-C", "draws-A", "draws-A-fgsm", "table8-A", "claims-A")
 STUDY_RATIOS = ("draws-masking", "draws-masking-C", "draws-masking-A")
+# Stores of both kinds of draws, beside rows of the same run, so of the same static models and holdouts.
+BOTH = {
+    "A-adv": "A: no static model (standard adversarial training)",
+    "A-adv-ens3": "A: 4 stored R+ draws",
+    "A-online-train": "A: FGSM gradients online, dropout active",
+    "A-both": "A: 4 stored draws of FGSM and 4 of R+, dropout active",
+    "B-adv": "B: no static model (standard adversarial training)",
+    "B-adv-ens3": "B: 4 stored R+ draws",
+    "B-both": "B: 4 stored draws of FGSM and 4 of R+, dropout active",
+    "C-adv": "C: no static model (standard adversarial training)",
+    "C-adv-ens3": "C: 4 stored R+ draws",
+    "C-online-stepped": "C: R+ gradients online",
+    "C-both": "C: 4 stored draws of FGSM and 4 of R+, dropout active",
+    "D-adv": "D: no static model (standard adversarial training)",
+    "D-adv-ens3": "D: 4 stored R+ draws",
+    "both": "D: 4 stored draws of FGSM and 4 of R+, dropout active",
+    "both-apart": "D: 4 stored draws of FGSM, dropout active, and 4 of R+, two stores",
+}
+BOTH_PAIRS = (
+    ("A-both", "A-adv"),
+    ("A-both", "A-adv-ens3"),
+    ("A-both", "A-online-train"),
+    ("B-both", "B-adv"),
+    ("B-both", "B-adv-ens3"),
+    ("C-both", "C-adv"),
+    ("C-both", "C-adv-ens3"),
+    ("C-both", "C-online-stepped"),
+    ("both", "D-adv"),
+    ("both", "D-adv-ens3"),
+    ("both-apart", "D-adv-ens3"),
+    ("both-apart", "both"),
+)
+BOTH_RUN = tuple(f"{kind}-{name}" for name in "ABCD" for kind in ("table8", "claims"))
+BOTH_RUN += ("draws-both", "draws-C-both", "draws-A-fgsm", "draws-C")
 
 
 def of_draws(results: Results, name: str) -> list[Json]:
     """All seeds of a training of the study."""
     return results.seeds(name, *STUDY)
+
+
+def both(results: Results) -> str:
+    """Stores of both kinds: mean over seeds and its 95% interval, beside what else was trained in the same run."""
+    rows = []
+    for name, title in BOTH.items():
+        seeds = results.seeds(name, *BOTH_RUN)
+        rows.append((title, str(len(seeds)), *figures(seeds)))
+    return table(("static perturbations", "seeds", *FIGURES), rows)
+
+
+def both_compared(results: Results) -> str:
+    """Stores of both kinds less the rows that they are compared with, over seeds."""
+    return _less(results, BOTH_PAIRS, BOTH, BOTH_RUN)
 
 
 def draws(results: Results) -> str:
@@ -106,11 +146,15 @@ def draws(results: Results) -> str:
 
 def compared(results: Results) -> str:
     """Rows of the study less the rows that they are compared with, over seeds."""
+    return _less(results, PAIRS, DRAWS, STUDY)
+
+
+def _less(results: Results, pairs: Iterable[tuple[str, str]], titles: dict[str, str], stages: Sequence[str]) -> str:
     rows = []
-    for name, other in PAIRS:
-        both = [of_draws(results, n) for n in (name, other)]
-        cells = (gap(*([read(row) for row in seeds] for seeds in both)) for read in (worst, mean))
-        rows.append((DRAWS[name], DRAWS[other].partition(": ")[2], *cells))
+    for name, other in pairs:
+        two = [results.seeds(n, *stages) for n in (name, other)]
+        cells = (gap(*([read(row) for row in seeds] for seeds in two)) for read in (worst, mean))
+        rows.append((titles[name], titles[other].partition(": ")[2], *cells))
     return table(("static perturbations", "less", "worst black-box", "mean black-box"), rows)
 
 

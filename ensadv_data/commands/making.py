@@ -145,8 +145,8 @@ def train(
 
 
 @click.command(
-    epilog="Example:  ensadv-data precompute --model b=b.safetensors --model c=c.safetensors --attack r-fgsm:alpha=0.1 "
-    "--draws 2 --out shards"
+    epilog="Example:  ensadv-data precompute --model b=b.safetensors --model c=c.safetensors --attack fgsm "
+    "--attack r-fgsm:alpha=0.1 --mode train --out shards"
 )
 @data_options
 @click.option("--model", "models", multiple=True, required=True, help="A static model, NAME=REF; may be repeated.")

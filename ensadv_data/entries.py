@@ -57,28 +57,29 @@ def entries_of(spec: PrecomputeSpec, model: _Source) -> dict[str, Entry]:
 
 
 def remarks_on_draws(spec: PrecomputeSpec, models: Sequence[Model]) -> Iterator[str]:
-    """Remarks on attacks whose draws cannot differ.
+    """Remarks on draws that cannot differ, and on a single one, which is the same in every epoch of a training.
 
-    Several draws cost their bits for nothing then; a single one is the same perturbation in every epoch of a training.
+    Several equal draws cost their bits for nothing.
     """
     if spec.augment is not None:
         return
     drops = {model.name for model in models if spec.mode == "train" and _has_dropout(model)}
-    for attack in spec.attacks:
-        random = drops if attack.kind == "sign" else ()  # iterative attacks never use dropout
-        names = ", ".join(f"{model.name}/{attack.name}" for model in models if model.name not in random)
-        if attack.is_random or not names:
-            continue
-        if spec.draws > 1:
-            yield (
-                f"{names}: all {spec.draws} draws are equal, since nothing in this source is random; use --draws 1, an "
-                "R+ attack, or --mode train with a source that has dropout"
-            )
-        elif spec.split == "train":
-            yield (
-                f"{names}: one perturbation an image, the same in every epoch, to which a model can adapt; an R+ "
-                "attack, or --mode train with a source that has dropout, has draws that differ"
-            )
+    names = {
+        f"{model.name}/{attack.name}": attack.is_random or (attack.kind == "sign" and model.name in drops)
+        for attack in spec.attacks  # iterative ones never use dropout
+        for model in models
+    }
+    fixed = [name for name, is_random in names.items() if not is_random]
+    more = "an R+ attack, or --mode train for FGSM or Step-LL of a source that has dropout"
+    if spec.draws > 1 and fixed:
+        advice = f"use --draws 1, {more}" if len(fixed) == len(names) else "those of the other entries differ"
+        yield f"{', '.join(fixed)}: all {spec.draws} draws are equal, since nothing in them is random; {advice}"
+    elif spec.draws == 1 and spec.split == "train":
+        advice = f"draws differ with {more}" if len(fixed) == len(names) else "use --draws 4 for some that differ"
+        if any(attack.kind == "rsign" for attack in spec.attacks):
+            advice += ", or train with --random-step fresh, which moves the image before R+ directions"
+        told = "one perturbation an image, the same in every epoch, to which a model can adapt"
+        yield f"{', '.join(names)}: {told}; {advice}"
 
 
 def _has_dropout(model: Model) -> bool:

@@ -210,24 +210,33 @@ def test_draws_differ_where_something_is_random():
 
 
 def test_draws_that_cannot_differ_are_remarked_on():
-    drops, firm = make_model(dropout=0.5), make_model()
-    several = ("fgsm", "r-fgsm", "i-fgsm", "pgd")
-    of_two = [*remarks_on_draws(make_spec(*several, draws=2), [drops])]
-    assert [note.split(":")[0] for note in of_two] == ["m/fgsm", "m/i-fgsm"]
-    assert [*remarks_on_draws(make_spec("fgsm", draws=2, mode="train"), [drops])] == []
-    (note,) = remarks_on_draws(make_spec("fgsm", draws=4, mode="train"), [firm])
-    assert "all 4 draws are equal" in note
-    assert "--draws 1" in note
-
-
-def test_a_store_for_training_of_one_fixed_perturbation_is_remarked_on():
     drops, firm = make_model(dropout=0.5), replace(make_model(), name="firm")
-    of_one = [*remarks_on_draws(make_spec("fgsm", "r-fgsm", draws=1), [drops, firm])]
-    assert [note.split(":")[0] for note in of_one] == ["m/fgsm, firm/fgsm"]
-    assert "the same in every epoch" in of_one[0]
-    (note,) = remarks_on_draws(make_spec("fgsm", draws=1, mode="train"), [drops, firm])
-    assert note.startswith("firm/fgsm: ")
-    assert [*remarks_on_draws(make_spec("fgsm", draws=1, split="test"), [firm])] == []
+    several = ("fgsm", "r-fgsm", "i-fgsm", "pgd")
+    (note,) = remarks_on_draws(make_spec(*several, draws=2), [drops])
+    assert note.startswith("m/fgsm, m/i-fgsm: all 2 draws are equal")
+    assert "--draws 1" not in note, "which the other entries would have, too"
+    assert [*remarks_on_draws(make_spec("fgsm", draws=2, mode="train"), [drops])] == []
+    (note,) = remarks_on_draws(make_spec("fgsm", "r-fgsm", draws=4, mode="train"), [drops, firm])
+    assert note.startswith("firm/fgsm: all 4 draws are equal")
+    (note,) = remarks_on_draws(make_spec("fgsm", draws=4, mode="train"), [firm])
+    assert "use --draws 1" in note
+
+
+@pytest.mark.parametrize(
+    ("attacks", "mode", "advice"),
+    [
+        (("fgsm",), "eval", "draws differ with an R+ attack"),
+        (("fgsm", "r-fgsm"), "eval", "use --draws 4"),
+        (("r-fgsm",), "eval", "use --draws 4"),
+        (("fgsm",), "train", "use --draws 4"),
+    ],
+)
+def test_a_single_draw_for_training_is_remarked_on(attacks, mode, advice):
+    model = make_model(dropout=0.5)
+    (note,) = remarks_on_draws(make_spec(*attacks, draws=1, mode=mode), [model])
+    assert note.startswith(", ".join(f"m/{attack}" for attack in attacks) + ": one perturbation an image")
+    assert advice in note
+    assert [*remarks_on_draws(make_spec(*attacks, draws=1, split="test"), [model])] == []
 
 
 class Sick(nn.Module):

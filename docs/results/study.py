@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from judging import gap, percent, spread, table
-from measured import Json, Results, mean, worst
+from measured import Results, mean, worst
 from tables import FIGURES, figures
 
 DRAWS = {
@@ -117,18 +117,9 @@ BOTH_RUN = tuple(f"{kind}-{name}" for name in "ABCD" for kind in ("table8", "cla
 BOTH_RUN += ("draws-both", "draws-C-both", "draws-A-fgsm", "draws-C")
 
 
-def of_draws(results: Results, name: str) -> list[Json]:
-    """All seeds of a training of the study."""
-    return results.seeds(name, *STUDY)
-
-
 def both(results: Results) -> str:
     """Stores of both kinds: mean over seeds and its 95% interval, beside what else was trained in the same run."""
-    rows = []
-    for name, title in BOTH.items():
-        seeds = results.seeds(name, *BOTH_RUN)
-        rows.append((title, str(len(seeds)), *figures(seeds)))
-    return table(("static perturbations", "seeds", *FIGURES), rows)
+    return table(("static perturbations", "seeds", *FIGURES), _rows(results, BOTH, BOTH_RUN))
 
 
 def both_compared(results: Results) -> str:
@@ -139,16 +130,20 @@ def both_compared(results: Results) -> str:
 def draws(results: Results) -> str:
     """The study of draws: mean over seeds and its 95% interval."""
     rows = []
-    for name, title in DRAWS.items():
-        seeds = of_draws(results, name)
+    for name, row in zip(DRAWS, _rows(results, DRAWS, STUDY), strict=True):
         ratios = [m["masking"]["ratio"] for m in results.seeds(name, *STUDY_RATIOS, key="models")]
-        rows.append((title, str(len(seeds)), *figures(seeds), spread([r for r in ratios if r is not None])))
+        rows.append((*row, spread([r for r in ratios if r is not None])))
     return table(("static perturbations", "seeds", *FIGURES, "ratio"), rows)
 
 
 def compared(results: Results) -> str:
     """Rows of the study less the rows that they are compared with, over seeds."""
     return _less(results, PAIRS, DRAWS, STUDY)
+
+
+def _rows(results: Results, titles: dict[str, str], stages: Sequence[str]) -> list[tuple[str, ...]]:
+    found = ((title, results.seeds(name, *stages)) for name, title in titles.items())
+    return [(title, str(len(seeds)), *figures(seeds)) for title, seeds in found]
 
 
 def _less(results: Results, pairs: Iterable[tuple[str, str]], titles: dict[str, str], stages: Sequence[str]) -> str:

@@ -286,14 +286,17 @@ def test_precompute_reads_names_attacks_and_draws():
         ({"attacks": ["r-fgsm"]}, 4),
         ({"attacks": ["r-step-ll", "pgd"]}, 4),
         ({"attacks": ["fgsm"], "mode": "train"}, 4),
-        ({"attacks": ["r-fgsm", "fgsm"]}, 1),  # three more draws of FGSM would be the first one again
+        ({"attacks": ["r-fgsm", "fgsm"]}, 4),  # one R+ draw would cost more than three equal ones of FGSM
+        ({"attacks": ["i-fgsm", "fgsm"], "mode": "train"}, 4),
+        ({"attacks": ["i-fgsm", "fgsm"]}, 1),
         ({"attacks": ["i-fgsm"], "mode": "train"}, 1),  # iterative attacks never use dropout
         ({"attacks": ["r-fgsm"], "split": "test"}, 1),
+        ({"attacks": ["r-fgsm", "fgsm"], "split": "test"}, 1),
         ({"attacks": ["r-fgsm"], "draws": 2}, 2),
         ({"attacks": ["fgsm"], "draws": 2}, 2),
     ],
 )
-def test_draws_unless_given_are_four_where_chance_has_a_part_in_all_attacks_on_training_images(fields, draws):
+def test_draws_unless_given_are_four_where_chance_has_a_part_in_an_attack_on_training_images(fields, draws):
     assert checked(PrecomputeSpec, PRECOMPUTE | fields, where="precompute").draws == draws
 
 

@@ -140,9 +140,9 @@ BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_batch_size)]
 
 
 def _usual_draws(fields: dict[str, Any]) -> int:
-    """K: 4 for training where chance has a part in every attack or in views, as docs/results found good; else 1."""
+    """K: 4 for training where chance has a part in any attack or in views, as docs/results found good; else 1."""
     attacks, mode = fields.get("attacks", ()), fields.get("mode")
-    is_random = fields.get("augment") is not None or all(
+    is_random = fields.get("augment") is not None or any(
         attack.is_random or (attack.kind == "sign" and mode == "train") for attack in attacks
     )
     return 4 if is_random and fields.get("split") == "train" else 1

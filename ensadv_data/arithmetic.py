@@ -1,4 +1,4 @@
-"""The arithmetic that a gradient is computed in: what a store's record says is what its signs were made by."""
+"""The arithmetic that gradients are computed in: what a record says is what signs and weights were made by."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from contextlib import contextmanager
 import torch
 
 from ensadv_data.dist import intra_op_threads
+from ensadv_data.spec import TrainSpec
 
-__all__ = ["as_recorded", "in_precision"]
+__all__ = ["IMITATED", "as_recorded", "has_bfloat16", "in_precision", "without_imitation"]
+
+IMITATED = "this device only imitates bfloat16, at a fraction of the speed of float32"
 
 
 @contextmanager
@@ -38,3 +41,20 @@ def as_recorded(device: str, precision: str) -> Iterator[None]:
     """In that precision, and on a CPU by one thread: another number of threads would move the last bits."""
     with intra_op_threads(1 if device == "cpu" else None), in_precision(device, precision):
         yield
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether the device has kernels for bfloat16.
+
+    Without them PyTorch imitates it, which takes several times as long as float32 (a CPU with AVX2 alone, say).
+    """
+    if torch.device(device).type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # what PyTorch itself asks before it takes a convolution of oneDNN
+    has_kernels = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return has_kernels and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def without_imitation(spec: TrainSpec) -> TrainSpec:
+    """The spec, in float32 where it asks for bfloat16 and its device would only imitate that."""
+    return spec.model_copy(update={"amp": False}) if spec.amp and not has_bfloat16(spec.device) else spec

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from ensadv_data.arithmetic import IMITATED, without_imitation
 from ensadv_data.data import open_data
 from ensadv_data.dist import available_cores, check_device, device_name, intra_op_threads
 from ensadv_data.errors import EnsadvError, Interrupted
@@ -84,6 +85,10 @@ def run_recipe(
             check_device(device)
     plan = _Plan(recipe, out, jobs)
     plan.claim()
+    imitating = {s.name for s in stages if isinstance(s.spec, TrainSpec) and without_imitation(s.spec) != s.spec}
+    if imitating and (imitating := imitating.difference(finished_stages(recipe, out))):
+        names = ", ".join(stage.name for stage in stages if stage.name in imitating)
+        say(f"note: {IMITATED}; in float32 in spite of amp = true: {names}")
     done: list[StageRun] = []
 
     def finished(run: StageRun) -> None:

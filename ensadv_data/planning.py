@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ensadv_data.arithmetic import without_imitation
 from ensadv_data.checkpoint import record_of
 from ensadv_data.data import Dataset, Opened, open_data
 from ensadv_data.dist import available_cores, check_device
@@ -242,6 +243,7 @@ class _Planner:
         return seconds, sample
 
     def _trained(self, stage: Stage, spec: TrainSpec) -> StagePlan:
+        spec = without_imitation(spec)
         static = self._models(dict(sorted(spec.static.items())), self.train, spec.device)
         model, size = self._to_be(stage, spec, static)
         self.known[stage.name] = model

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from ensadv_data.arithmetic import as_recorded
+from ensadv_data.arithmetic import IMITATED, as_recorded, has_bfloat16
 from ensadv_data.blocks import Job, Rows, compute_block, dataset_of, digest_rows, plan_blocks
 from ensadv_data.calibration import best_batch_size
 from ensadv_data.cluster import HERE, Crew, Tls, connected, streamed
@@ -164,6 +164,8 @@ def _precomputed(spec: PrecomputeSpec, data: DataSpec, out: Path | str, team: _T
     writer = StoreWriter(place, header, entries)
     writer.create()
     notes += remarks_on_draws(spec, models)
+    if spec.precision == "bfloat16" and not has_bfloat16(spec.device):
+        notes.append(f"{IMITATED}; without --precision the store would be another, and made sooner")
 
     def outcome(manifest: Manifest, computed: int, *, was_complete: bool = False) -> Outcome:
         return Outcome(out, manifest.digest, header.blocks, computed, 0.0, tuple(notes), was_complete)

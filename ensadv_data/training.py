@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ensadv_data.ahead import made_from_read
+from ensadv_data.arithmetic import IMITATED, without_imitation
 from ensadv_data.batches import Batch, Batches, Delivered, deliver
 from ensadv_data.checkpoint import digest_of_finished, read_checkpoint, record_of, write_checkpoint
 from ensadv_data.data import Dataset
@@ -63,6 +64,7 @@ class Trained:
     steps: int
     seconds: float
     was_complete: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def train(
@@ -79,7 +81,8 @@ def train(
     """Train the model that ``spec`` describes and write its weights to ``out``.
 
     Beside ``out`` stand ``.jsonl`` (the log) and, until the end, ``.checkpoint``; a run that finds a checkpoint
-    of the same spec goes on from it.
+    of the same spec goes on from it. With ``amp`` on a device that would only imitate bfloat16 it trains in float32,
+    as the record beside the weights and a note say.
 
     Parameters
     ----------
@@ -111,8 +114,9 @@ def train(
     total = spec.epochs * run.schedule.steps
     digest = digest_of_finished(out, run.record)
     check_same(int(digest is not None), what=f"the number of files at {out}", device=run.device)
+    notes = () if run.spec.amp == spec.amp else (f"{IMITATED}: --amp is left out",)
     if digest is not None:
-        return Trained(out, digest, total, time.perf_counter() - began, was_complete=True)
+        return Trained(out, digest, total, time.perf_counter() - began, was_complete=True, notes=notes)
     start = run.resume()
     with ExitStack() as stack:
         log = Journal(out.with_suffix(".jsonl"), start, run.schedule.steps, tensorboard) if run.writes else None
@@ -148,7 +152,7 @@ def train(
         with naming_trouble(run.checkpoint_path):
             run.checkpoint_path.unlink(missing_ok=True)
     wait_for_all()
-    return Trained(out, digest, total, time.perf_counter() - began)
+    return Trained(out, digest, total, time.perf_counter() - began, notes=notes)
 
 
 class TrainingRun:
@@ -174,7 +178,7 @@ class TrainingRun:
         if len(dataset) < spec.batch_size:
             raise InputError(f"batch_size: expected at most the {len(dataset)} training images, got {spec.batch_size}")
         check_device(spec.device)
-        self.spec, self.device = spec, torch.device(spec.device)
+        self.spec, self.device = (spec := without_imitation(spec)), torch.device(spec.device)
         self.checkpoint_path = out.with_suffix(".checkpoint")
         self.place = current_place()
         self.writes = self.place.rank == 0  # what the run makes

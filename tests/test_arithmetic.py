@@ -8,11 +8,15 @@ import textwrap
 import pytest
 import torch
 
-from ensadv_data.arithmetic import as_recorded, in_precision
+from ensadv_data import arithmetic, precompute
+from ensadv_data.arithmetic import IMITATED, as_recorded, has_bfloat16, in_precision, without_imitation
+from ensadv_data.bench import save_untrained
+from ensadv_data.data import open_dataset
 from ensadv_data.evaluation.diagnosis import diagnose
 from ensadv_data.evaluation.run import evaluate
 from ensadv_data.precompute import precompute_store
-from ensadv_data.spec import DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec
+from ensadv_data.spec import DataSpec, DiagnoseSpec, EvaluateSpec, PrecomputeSpec, TrainSpec
+from ensadv_data.store import open_store
 
 SPY = """
     import torch
@@ -89,3 +93,40 @@ def test_evaluations_and_diagnoses_are_of_the_model_in_float32(spied):
     seen.clear()
     diagnose(DiagnoseSpec(measures=("rounding",), images=10), data, models={"m": reference})
     assert seen[-1] == EXACT
+
+
+def test_a_processor_has_bfloat16_where_a_convolution_takes_a_kernel_for_it():
+    """PyTorch's own profile of an autocast convolution tells which it took: oneDNN's, or that of no processor."""
+    layer, images = torch.nn.Conv2d(3, 8, 5), torch.rand(4, 3, 16, 16)
+    with torch.profiler.profile() as profile, torch.autocast("cpu", torch.bfloat16):
+        layer(images)
+    taken = {event.key for event in profile.key_averages()}
+    assert taken & {"aten::mkldnn_convolution", "aten::_slow_conv2d_forward"}
+    assert has_bfloat16("cpu") == ("aten::mkldnn_convolution" in taken)
+
+
+@pytest.mark.parametrize("emulates", [False, True])
+def test_a_gpu_that_emulates_bfloat16_has_none(monkeypatch, emulates):
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or not emulates
+    )
+    assert has_bfloat16("cuda:1") == (not emulates)
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_bfloat16_is_not_imitated_in_training(monkeypatch, has):
+    monkeypatch.setattr(arithmetic, "has_bfloat16", lambda device: has)
+    wanted, plain = TrainSpec(architecture="D", amp=True), TrainSpec(architecture="D")
+    assert without_imitation(wanted) == (wanted if has else plain)
+    assert without_imitation(plain) == plain
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_a_store_in_bfloat16_is_one_and_where_it_is_imitated_a_note_says_so(tmp_path, monkeypatch, has):
+    """What a store's record says is how its signs were made, whatever the speed."""
+    monkeypatch.setattr(precompute, "has_bfloat16", lambda device: has)
+    reference = save_untrained("D", open_dataset("mnist-mini", "train", limit=16), tmp_path / "d.safetensors")
+    spec = PrecomputeSpec(models={"d": reference}, attacks=("r-fgsm",), precision="bfloat16", draws=2)
+    made = precompute_store(spec, DataSpec(data="mnist-mini", limit=16), tmp_path / "store")
+    assert open_store(tmp_path / "store").header.plan["precision"] == "bfloat16"
+    assert any(IMITATED in note for note in made.notes) == (not has)

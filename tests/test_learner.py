@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ensadv_data import arithmetic
 from ensadv_data.average import MovingAverage
 from ensadv_data.dist import Place
 from ensadv_data.errors import InputError, Interrupted, QuantityError
@@ -283,8 +284,9 @@ def test_values_out_of_range_are_refused(field, value):
 
 
 @pytest.mark.parametrize("amp", [False, True])
-def test_maps_are_channels_last_throughout(tmp_path, amp):
+def test_maps_are_channels_last_throughout(tmp_path, monkeypatch, amp):
     """The weights are, and the convolutions follow them, whatever the order of the images."""
+    monkeypatch.setattr(arithmetic, "has_bfloat16", lambda device: True)
     data = make_images(N, shape=(3, 28, 28))
     seen: list[bool] = []
     run = TrainingRun(spec_of(architecture="A", amp=amp, online="step-ll"), data, tmp_path / "m.safetensors")

@@ -14,10 +14,10 @@ import psutil
 import pytest
 import torch
 
-from ensadv_data import pipeline
+from ensadv_data import arithmetic, pipeline
 from ensadv_data.errors import EnsadvError, InputError, ModelError, OutputError, QuantityError, UnknownNameError
 from ensadv_data.evaluation.run import evaluate
-from ensadv_data.models import build_model, load_model, save_model
+from ensadv_data.models import build_model, load_model, read_metadata, save_model
 from ensadv_data.outputs import Outputs
 from ensadv_data.pipeline import run_recipe
 from ensadv_data.recipe import on_device, packaged_recipe, read_recipe, selected
@@ -629,6 +629,19 @@ def test_a_stage_that_another_device_has_begun_starts_anew(tmp_path):
     weights.write_bytes(b"of the moon")
     assert rerun(tmp_path, until="static") == {"static": "ran"}
     assert not weights.exists()
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_stages_that_train_in_float32_in_spite_of_amp_are_named_before_they_run(copied, monkeypatch, has):
+    monkeypatch.setattr(arithmetic, "has_bfloat16", lambda device: has)
+    changed = TINY.replace("seed = 3", "seed = 3\namp = true")
+    for note in (f"note: {arithmetic.IMITATED}; in float32 in spite of amp = true: ens", None):
+        lines: list[str] = []
+        rerun(copied, changed, say=lines.append)
+        assert [line for line in lines if line.startswith("note")] == ([note] if note and not has else [])
+        assert lines[0] == note or not note or has
+    recorded = read_metadata(copied / "out/models/ens.safetensors")["record"]["training"]["amp"]
+    assert recorded == has
 
 
 # Processes

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ensadv_data import pipeline, planning
+from ensadv_data import arithmetic, pipeline, planning
 from ensadv_data.data import open_dataset
 from ensadv_data.errors import DataError, InputError, ModelError, OutputError
 from ensadv_data.models import Model, build_model, load_model
@@ -201,6 +201,18 @@ def test_seconds_are_counted_from_the_batches(known):
     assert seconds["found"] == 7
 
 
+@pytest.mark.parametrize("has", [False, True])
+def test_training_is_tried_in_the_precision_that_it_will_have(recipe, tmp_path, monkeypatch, has):
+    class Bfloat16IsFast(Known):
+        def step(self, spec: TrainSpec, *, adversarial: bool) -> float:
+            return 1.0 if spec.amp else 2.0
+
+    monkeypatch.setattr(planning, "Trials", Bfloat16IsFast)
+    monkeypatch.setattr(arithmetic, "has_bfloat16", lambda device: has)
+    plan = plan_recipe(_changed(recipe, "one", amp=True), tmp_path / "out").to_json()
+    assert by_name(plan)["one"]["seconds"] == 5 * (1 if has else 2)
+
+
 @pytest.mark.parametrize(("device", "cores"), [("cpu", 1), ("cpu", 8), ("meta", 4)])
 def test_reading_takes_a_core(recipe, tmp_path, monkeypatch, device, cores):
     """A worker on the CPU reads and computes in turn; beside a device, and beside training, other cores read ahead."""
@@ -218,6 +230,12 @@ def test_reading_takes_a_core(recipe, tmp_path, monkeypatch, device, cores):
     assert stages["shards"]["seconds"] == pytest.approx(6 * 10 * image)
     step = max(2, ((2 if device == "cpu" else 0) + 32 * 3) / cores)
     assert stages["one"]["seconds"] == pytest.approx(5 * step)
+
+
+def _changed(recipe: Recipe, name: str, **fields: object) -> Recipe:
+    """The recipe, with other settings in one stage."""
+    stages = (replace(s, spec=s.spec.model_copy(update=fields)) if s.name == name else s for s in recipe.stages)
+    return replace(recipe, stages=tuple(stages))
 
 
 def _on_cpu(models):
@@ -323,11 +341,7 @@ def test_more_workers_than_blocks_are_told(recipe, tmp_path, monkeypatch):
 
 def test_a_batch_size_that_is_to_be_found_leaves_a_span_of_bytes(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "Trials", Known)
-    stages = tuple(
-        replace(stage, spec=stage.spec.model_copy(update={"batch_size": "auto"})) if stage.name == "shards" else stage
-        for stage in recipe.stages
-    )
-    plan = plan_recipe(replace(recipe, stages=stages), tmp_path / "out").to_json()
+    plan = plan_recipe(_changed(recipe, "shards", batch_size="auto"), tmp_path / "out").to_json()
     least, most = by_name(plan)["shards"]["bytes"]
     assert most - least == 4, "two digits more in the root's attributes and in the manifest"
     assert any("not the best" in note for note in plan["notes"])

@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from torch.nn.functional import cross_entropy
 
+from ensadv_data import arithmetic
 from ensadv_data.attacks.catalogue import attack_label, noise_of, perturb
 from ensadv_data.batches import Batches
 from ensadv_data.data import ArrayDataset, Dataset, open_dataset
@@ -26,7 +27,7 @@ from ensadv_data.learner import learning_rate
 from ensadv_data.manifest import read_manifest
 from ensadv_data.meter import Meter
 from ensadv_data.mixing import Schedule, epoch_order, plan_step
-from ensadv_data.models import build_model, load_model, save_model
+from ensadv_data.models import build_model, load_model, read_metadata, save_model
 from ensadv_data.precompute import precompute_store
 from ensadv_data.sources import static_sources
 from ensadv_data.spec import AttackSpec, DataSpec, PrecomputeSpec, TrainSpec
@@ -517,13 +518,28 @@ def test_a_folder_that_is_missing_is_made_and_a_file_in_the_way_is_named(tmp_pat
         train(spec_of(epochs=1), data, tmp_path / "file/m.safetensors")
 
 
-def test_bfloat16_trains(tmp_path, store, data):
+def test_bfloat16_trains(tmp_path, store, data, monkeypatch):
+    monkeypatch.setattr(arithmetic, "has_bfloat16", lambda device: True)
     spec = ensemble(store, epochs=1, amp=True)
     made = train(spec, data, tmp_path / "amp.safetensors", log_every=1)
     usual = train(ensemble(store, epochs=1), data, tmp_path / "usual.safetensors")
     assert made.digest != usual.digest
     state = load_model(str(made.path)).module.state_dict()
     assert all(value.dtype == torch.float32 and value.isfinite().all() for value in state.values())
+    assert made.notes == ()
+
+
+def test_where_bfloat16_is_only_imitated_float32_trains_and_record_and_note_say_so(tmp_path, store, data, monkeypatch):
+    usual = train(ensemble(store, epochs=1), data, tmp_path / "usual.safetensors")
+    monkeypatch.setattr(arithmetic, "has_bfloat16", lambda device: False)
+    spec = ensemble(store, epochs=1, amp=True)
+    made, again = (train(spec, data, tmp_path / "amp.safetensors") for _ in range(2))
+    assert made.digest == usual.digest
+    assert read_metadata(made.path)["record"] == read_metadata(usual.path)["record"]
+    assert again.was_complete
+    for run in (made, again):
+        assert run.notes == (f"{arithmetic.IMITATED}: --amp is left out",)
+    assert usual.notes == ()
 
 
 def test_threads_are_put_back(tmp_path, data):

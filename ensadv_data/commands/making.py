@@ -82,7 +82,7 @@ def fetch(name: str, data_dir: Path | None, mirror: tuple[str, ...]) -> None:
 @click.option("--ema", type=float, help="Decay of a moving average of the weights, to be written in their place.")
 @click.option("--accumulate", type=int, default=1, show_default=True, help="Parts of a batch, one after the other.")
 @click.option("--augment", help="crop[=PIXELS], flip, random-resized-crop[=SHARE]; of a store of views its own.")
-@click.option("--amp", is_flag=True, help="bfloat16 autocast.")
+@click.option("--amp", is_flag=True, help="bfloat16 autocast; float32 on a device that only imitates it.")
 @click.option("--threads", type=int, help="Threads of the computation; PyTorch's choice unless given.")
 @click.option(
     "--window", type=int, default=0, show_default=True, help="Shuffle inside windows of W blocks; 0: globally."
@@ -138,6 +138,7 @@ def train(
         )
     if place.rank:
         return
+    print_notes(made.notes)
     state = (
         "was finished before and was left alone" if made.was_complete else f"{made.steps} steps, {made.seconds:.1f} s"
     )

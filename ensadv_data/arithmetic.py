@@ -46,10 +46,11 @@ def as_recorded(device: str, precision: str) -> Iterator[None]:
 def has_bfloat16(device: str) -> bool:
     """Whether the device has kernels for bfloat16.
 
-    Without them PyTorch imitates it, which takes several times as long as float32 (a CPU with AVX2 alone, say).
+    Without them PyTorch imitates it, which takes several times as long as float32 (a CPU with AVX2 alone, say). A GPU
+    that is not here, but in another machine's plan, is taken for one that has them.
     """
     if torch.device(device).type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return not torch.cuda.is_available() or bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # what PyTorch itself asks before it takes a convolution of oneDNN
     has_kernels = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return has_kernels and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -85,10 +85,8 @@ def run_recipe(
             check_device(device)
     plan = _Plan(recipe, out, jobs)
     plan.claim()
-    imitating = {s.name for s in stages if isinstance(s.spec, TrainSpec) and without_imitation(s.spec) != s.spec}
-    if imitating and (imitating := imitating.difference(finished_stages(recipe, out))):
-        names = ", ".join(stage.name for stage in stages if stage.name in imitating)
-        say(f"note: {IMITATED}; in float32 in spite of amp = true: {names}")
+    if imitating := _imitating(stages, recipe, out):
+        say(f"note: {IMITATED}; in float32 in spite of amp = true: {', '.join(imitating)}")
     done: list[StageRun] = []
 
     def finished(run: StageRun) -> None:
@@ -155,6 +153,13 @@ def _most_awaited_first(stages: Sequence[Stage]) -> list[Stage]:
     for stage in reversed(stages):
         length[stage.name] = 1 + max((length[s.name] for s in stages if stage.name in s.inputs), default=0)
     return sorted(stages, key=lambda stage: -length[stage.name])
+
+
+def _imitating(stages: Sequence[Stage], recipe: Recipe, out: Path) -> list[str]:
+    """Names of those still to run that ask for bfloat16 where their device would only imitate it."""
+    asking = [(stage.name, stage.spec) for stage in stages if isinstance(stage.spec, TrainSpec) and stage.spec.amp]
+    done = finished_stages(recipe, out) if asking else ()
+    return [name for name, spec in asking if name not in done and without_imitation(spec) != spec]
 
 
 def _run_stage(plan: _Plan, stage: Stage) -> StageRun:

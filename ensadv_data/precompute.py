@@ -165,7 +165,7 @@ def _precomputed(spec: PrecomputeSpec, data: DataSpec, out: Path | str, team: _T
     writer.create()
     notes += remarks_on_draws(spec, models)
     if spec.precision == "bfloat16" and not has_bfloat16(spec.device):
-        notes.append(f"{IMITATED}; without --precision the store would be another, and made sooner")
+        notes.append(f"{IMITATED}; --precision float32 would have made another store, sooner")
 
     def outcome(manifest: Manifest, computed: int, *, was_complete: bool = False) -> Outcome:
         return Outcome(out, manifest.digest, header.blocks, computed, 0.0, tuple(notes), was_complete)

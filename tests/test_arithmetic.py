@@ -110,7 +110,13 @@ def test_a_gpu_that_emulates_bfloat16_has_none(monkeypatch, emulates):
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or not emulates
     )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert has_bfloat16("cuda:1") == (not emulates)
+
+
+def test_a_gpu_of_another_machine_is_taken_for_one_with_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert has_bfloat16("cuda")
 
 
 @pytest.mark.parametrize("has", [False, True])

@@ -642,6 +642,8 @@ def test_stages_that_train_in_float32_in_spite_of_amp_are_named_before_they_run(
         assert lines[0] == note or not note or has
     recorded = read_metadata(copied / "out/models/ens.safetensors")["record"]["training"]["amp"]
     assert recorded == has
+    elsewhere = changed.replace("amp = true", 'amp = true\ndevice = "moon"')  # what is finished is not asked about
+    assert set(rerun(copied, elsewhere).values()) == {"skipped"}
 
 
 # Processes

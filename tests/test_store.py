@@ -323,7 +323,7 @@ def models(tmp_path_factory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def real(tmp_path_factory, models) -> Store:
     path = tmp_path_factory.mktemp("real") / "store"
-    spec = PrecomputeSpec(models=models, attacks=("fgsm", "step-ll", "r-fgsm"))
+    spec = PrecomputeSpec(models=models, attacks=("fgsm", "step-ll", "r-fgsm"), draws=1)
     precompute_store(spec, DataSpec(data="mnist-mini", limit=N), path, workers=0)
     return open_store(path)
 
@@ -435,7 +435,8 @@ def test_a_value_costs_at_most_one_bit_and_the_mask_little_more(tmp_path):
         open_dataset("mnist-mini", "train", limit=160),
         tmp_path / "m.safetensors",
     )
-    spec = PrecomputeSpec(models={"m": str(tmp_path / "m.safetensors")}, attacks=("fgsm", "r-fgsm:alpha=0.1"))
+    models = {"m": str(tmp_path / "m.safetensors")}
+    spec = PrecomputeSpec(models=models, attacks=("fgsm", "r-fgsm:alpha=0.1"), draws=1)
     precompute_store(spec, DataSpec(data="mnist-mini", limit=400), tmp_path / "s", workers=0)
     store = open_store(tmp_path / "s")
     plain, random = describe_store(tmp_path / "s").entries

@@ -221,7 +221,10 @@ NETWORKS = {  # of the paper's Table 3: the share of zeros in the gradient of an
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="an installation without the repository around it")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_directions_of_the_papers_networks_are_those_of_float64(name, tmp_path_factory, monkeypatch):
-    """To the last sign, where ReLUs and max-pools go the same ways; of millions a few do not (docs/performance.md)."""
+    """Where float32 has a sign at all, if ReLUs and max-pools go the same ways; of millions a few do not.
+
+    (docs/performance.md.) Sums of 24 bits are off by some 2⁻²⁰ of the largest; which sums, the processor's kernels say.
+    """
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     branches = importlib.import_module("signs").branches
     photos = cut_photographs(tmp_path_factory.mktemp("two"), classes=2, train=1, test=0, side=96)
@@ -235,16 +238,18 @@ def test_directions_of_the_papers_networks_are_those_of_float64(name, tmp_path_f
     single: list[torch.Tensor] = []
     double: list[torch.Tensor] = []
     with branches(model, single, replay=False):
-        fast = input_gradient(model, x, y).sign()
+        fast = input_gradient(model, x, y)
     model = model.double()
     with branches(model, double, replay=False):
-        exact = input_gradient(model, x.double(), y).sign()
+        exact = input_gradient(model, x.double(), y)
     with branches(model, single, replay=True):
-        same = input_gradient(model, x.double(), y).sign()
-    assert torch.equal(fast, same.float())
+        same = input_gradient(model, x.double(), y)
+    wrong = fast.sign() != same.sign()
+    assert (same[wrong].abs() <= 2**-20 * same.abs().max()).all()
+    assert int(wrong.sum()) <= x.numel() // 10_000
     turned = sum(int((one != other).sum()) for one, other in zip(single, double, strict=True))
     assert turned <= 1e-5 * sum(way.numel() for way in single)
-    assert int((fast != exact).sum()) <= x.numel() // 100 * (turned > 0)
+    assert int((fast.sign() != exact.sign()).sum()) <= (x.numel() // 100 if turned else int(wrong.sum()))
     assert torch.equal(fast == 0, exact == 0) or turned  # zeros are of the network, not of rounding
     least, most = NETWORKS[name]
     assert least <= float((fast == 0).double().mean()) <= most

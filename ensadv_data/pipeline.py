@@ -79,13 +79,14 @@ def run_recipe(
         Ctrl-C; what is done is kept, and the same command resumes.
     """
     stages, jobs = selected(recipe, until), jobs or available_cores()
-    if any(_device(stage) != "cpu" for stage in stages):  # what is finished needs no device any more
-        finished_before = finished_stages(recipe, out)
-        for device in {_device(stage) for stage in stages if stage.name not in finished_before}:
-            check_device(device)
+    asking = [s for s in stages if _device(s) != "cpu" or getattr(s.spec, "amp", False)]
+    finished_before = finished_stages(recipe, out) if asking else set[str]()
+    asking = [stage for stage in asking if stage.name not in finished_before]  # the others need no device any more
+    for device in {_device(stage) for stage in asking}:
+        check_device(device)
     plan = _Plan(recipe, out, jobs)
     plan.claim()
-    if imitating := _imitating(stages, recipe, out):
+    if imitating := [s.name for s in asking if isinstance(s.spec, TrainSpec) and without_imitation(s.spec) != s.spec]:
         say(f"note: {IMITATED}; in float32 in spite of amp = true: {', '.join(imitating)}")
     done: list[StageRun] = []
 
@@ -153,13 +154,6 @@ def _most_awaited_first(stages: Sequence[Stage]) -> list[Stage]:
     for stage in reversed(stages):
         length[stage.name] = 1 + max((length[s.name] for s in stages if stage.name in s.inputs), default=0)
     return sorted(stages, key=lambda stage: -length[stage.name])
-
-
-def _imitating(stages: Sequence[Stage], recipe: Recipe, out: Path) -> list[str]:
-    """Names of those still to run that ask for bfloat16 where their device would only imitate it."""
-    asking = [(stage.name, stage.spec) for stage in stages if isinstance(stage.spec, TrainSpec) and stage.spec.amp]
-    done = finished_stages(recipe, out) if asking else ()
-    return [name for name, spec in asking if name not in done and without_imitation(spec) != spec]
 
 
 def _run_stage(plan: _Plan, stage: Stage) -> StageRun:

@@ -12,8 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ensadv_data import pipeline
-from ensadv_data.arithmetic import has_bfloat16
+from ensadv_data import arithmetic, pipeline
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="an installation without the repository around it")
@@ -188,9 +187,11 @@ def test_a_gradient_goes_the_ways_that_were_noted(monkeypatch):
     assert not signs.gradient(module, x, "margin", torch.float64, taken).any()
 
 
-def test_online_measures_both_ways_of_the_gradient(run):
+@pytest.mark.parametrize("has", [False, True])
+def test_online_measures_both_ways_of_the_gradient_and_bfloat16_where_it_is(run, monkeypatch, has):
+    monkeypatch.setattr(arithmetic, "has_bfloat16", lambda device: has)
     found = run("online.py", "--architecture", "D")["architectures"]["D"]["over_clean"]
-    assert set(found) == {"clean", "two passes", "one pass"} | ({"bfloat16"} if has_bfloat16("cpu") else set())
+    assert set(found) == {"clean", "two passes", "one pass", *(["bfloat16"] if has else [])}
 
 
 def test_cold_drops_the_pages_of_a_file(monkeypatch, tmp_path):

@@ -221,9 +221,10 @@ NETWORKS = {  # of the paper's Table 3: the share of zeros in the gradient of an
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="an installation without the repository around it")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_directions_of_the_papers_networks_are_those_of_float64(name, tmp_path_factory, monkeypatch):
-    """Where float32 has a sign at all, if ReLUs and max-pools go the same ways; of millions a few do not.
+    """To the last sign, where ReLUs and max-pools go the same ways; of millions a few do not (docs/performance.md).
 
-    (docs/performance.md.) Sums of 24 bits are off by some 2⁻²⁰ of the largest; which sums, the processor's kernels say.
+    But for the next to none that are smaller than what one rounding takes from the largest: their sign in float32 is
+    that of the order of sums, which the processor's kernels choose.
     """
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     branches = importlib.import_module("signs").branches
@@ -244,12 +245,15 @@ def test_directions_of_the_papers_networks_are_those_of_float64(name, tmp_path_f
         exact = input_gradient(model, x.double(), y)
     with branches(model, single, replay=True):
         same = input_gradient(model, x.double(), y)
-    wrong = fast.sign() != same.sign()
-    assert (same[wrong].abs() <= 2**-20 * same.abs().max()).all()
-    assert int(wrong.sum()) <= x.numel() // 10_000
+    largest = same.abs().max()
+    resolved = (same == 0) | (same.abs() > 2**-22 * largest)
+    assert int((~resolved).sum()) <= x.numel() // 10_000
+    assert torch.equal(fast.sign()[resolved], same.sign().float()[resolved])
+    assert torch.equal(fast == 0, same == 0)
+    assert (fast - same).abs().max() <= 2**-16 * largest
     turned = sum(int((one != other).sum()) for one, other in zip(single, double, strict=True))
     assert turned <= 1e-5 * sum(way.numel() for way in single)
-    assert int((fast.sign() != exact.sign()).sum()) <= (x.numel() // 100 if turned else int(wrong.sum()))
+    assert int((fast.sign() != exact.sign())[resolved].sum()) <= x.numel() // 100 * (turned > 0)
     assert torch.equal(fast == 0, exact == 0) or turned  # zeros are of the network, not of rounding
     least, most = NETWORKS[name]
     assert least <= float((fast == 0).double().mean()) <= most
